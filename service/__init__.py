@@ -1,0 +1,1 @@
+"""Sonotag's service: sound in over REST or a websocket, tags and events out."""

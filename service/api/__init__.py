@@ -1,0 +1,1 @@
+"""The edges: REST, websocket, health. A handler parses, calls, returns."""

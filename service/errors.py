@@ -1,0 +1,193 @@
+"""Every error a user can meet, one tree.
+
+::
+
+    SonotagError
+    ├── ServiceError                    what a request or a stream is answered with
+    │   ├── InvalidParameter            400 / 4400
+    │   │   └── UnknownLabel
+    │   ├── UndecodableAudio            400 / 4415  sound, but broken
+    │   ├── UnsupportedAudio            415 / 4415  not sound, or none that we read
+    │   │   └── NotStreamable           a container whose index comes last, as a stream
+    │   ├── NotFound                    404 / 4400
+    │   ├── ClipTooLong, BodyTooLarge   413 / 4413
+    │   ├── ClipTooShort                422
+    │   ├── CutSample                   400 / 1007  a raw stream that ends inside a sample
+    │   ├── Unavailable                 503 / 4503
+    │   │   ├── QueueFull, DeadlineExceeded, NotReady
+    │   │   └── Draining                close 1001
+    │   └── InferenceFailed             500 / 1011
+    └── StartError                      what stops a start or an export; one line says why
+        ├── SettingsError
+        ├── BundleError
+        └── ProviderError
+
+A class knows its ``code``, ``http_status`` and ``close_code``; a message says what was got, what was expected and which
+setting sets the limit. Paths of the machine never appear in a ``ServiceError``.
+"""
+
+from __future__ import annotations
+
+
+class SonotagError(Exception):
+    """The root: everything this package raises on purpose."""
+
+
+class ServiceError(SonotagError):
+    """An error that is sent to whoever asked.
+
+    Args:
+        message: What was got, what was expected, and the setting, in one sentence.
+        param: The parameter at fault, as the caller wrote it.
+        retry_after_s: When it is worth trying again, for retryable errors.
+    """
+
+    code = "internal"
+    http_status = 500
+    close_code = 1011
+    retryable = False
+
+    def __init__(self, message: str, *, param: str | None = None, retry_after_s: float | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+        self.retry_after_s = retry_after_s
+
+
+class InvalidParameter(ServiceError):
+    """A parameter is out of range, of the wrong type, or contradicts another one."""
+
+    code = "invalid_parameter"
+    http_status = 400
+    close_code = 4400
+
+
+class UnknownLabel(InvalidParameter):
+    """A label is neither a name nor an id of the model."""
+
+    code = "unknown_label"
+
+
+class UndecodableAudio(ServiceError):
+    """The bytes are a known container or encoding, but cannot be decoded."""
+
+    code = "undecodable_audio"
+    http_status = 400
+    close_code = 4415
+
+
+class UnsupportedAudio(ServiceError):
+    """The bytes are no sound that can be read."""
+
+    code = "unsupported_audio"
+    http_status = 415
+    close_code = 4415
+
+
+class NotStreamable(UnsupportedAudio):
+    """A container that can be read as a file only, sent as a stream."""
+
+    code = "not_streamable"
+
+
+class NotFound(ServiceError):
+    """No such model or path."""
+
+    code = "not_found"
+    http_status = 404
+    close_code = 4400
+
+
+class ClipTooLong(ServiceError):
+    """More sound than the limit allows."""
+
+    code = "clip_too_long"
+    http_status = 413
+    close_code = 4413
+
+
+class BodyTooLarge(ServiceError):
+    """More bytes than the limit allows."""
+
+    code = "body_too_large"
+    http_status = 413
+    close_code = 4413
+
+
+class ClipTooShort(ServiceError):
+    """Fewer samples than the model needs to say anything."""
+
+    code = "clip_too_short"
+    http_status = 422
+    close_code = 4400
+
+
+class CutSample(ServiceError):
+    """A raw stream ended inside a sample; what was whole has been scored."""
+
+    code = "cut_sample"
+    http_status = 400
+    close_code = 1007
+
+
+class Unavailable(ServiceError):
+    """The service cannot do it now; trying again later can work."""
+
+    code = "unavailable"
+    http_status = 503
+    close_code = 4503
+    retryable = True
+
+    def __init__(self, message: str, *, param: str | None = None, retry_after_s: float | None = 1.0) -> None:
+        super().__init__(message, param=param, retry_after_s=retry_after_s)
+
+
+class QueueFull(Unavailable):
+    """No place in the queue, or no place for another stream."""
+
+    code = "queue_full"
+
+
+class DeadlineExceeded(Unavailable):
+    """A window waited longer than its deadline; it was not scored."""
+
+    code = "deadline_exceeded"
+
+
+class NotReady(Unavailable):
+    """The model is not warm yet."""
+
+    code = "not_ready"
+
+
+class Draining(Unavailable):
+    """The service is going away."""
+
+    code = "draining"
+    close_code = 1001
+
+
+class InferenceFailed(ServiceError):
+    """The model failed on a batch; other batches are not affected."""
+
+    code = "inference_failed"
+    retryable = True
+
+    def __init__(self, message: str, *, param: str | None = None, retry_after_s: float | None = 1.0) -> None:
+        super().__init__(message, param=param, retry_after_s=retry_after_s)
+
+
+class StartError(SonotagError):
+    """The service cannot start as it is configured."""
+
+
+class SettingsError(StartError):
+    """A setting is missing, of the wrong type or out of range."""
+
+
+class BundleError(StartError):
+    """A bundle is incomplete, altered, of another format version, or gives wrong numbers."""
+
+
+class ProviderError(StartError):
+    """The execution provider that was asked for cannot be had."""

@@ -1,0 +1,1 @@
+"""The engine: bundles, runners and the batcher that many callers share."""

@@ -1,0 +1,259 @@
+"""A bundle: a folder with an exported model and all that is needed to serve it.
+
+``bundle.json`` is a `Manifest`; beside it lie ``model.<precision>.onnx`` for each precision it names, ``golden.npz``
+(short real waveforms with their scores) and ``README.md`` (the model card). `open_bundle` refuses what is incomplete,
+of another format version or altered; the golden check at load (`service.inference.onnx_runner`) refuses what is wrong.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+import pydantic
+
+from service.errors import BundleError
+from service.inference.runner import FloatArray, Int16Array, Int64Array, Precision, Provider
+from service.labels import LabelSet
+
+FORMAT_VERSION = 1
+MANIFEST_FILE = "bundle.json"
+GOLDEN_FILE = "golden.npz"
+CARD_FILE = "README.md"
+MAX_MANIFEST_BYTES = 4_000_000
+
+Sha256 = Annotated[str, pydantic.Field(pattern=r"^[0-9a-f]{64}$")]
+FileName = Annotated[str, pydantic.Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
+
+
+class _Frozen(pydantic.BaseModel):
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid")
+
+
+class Label(_Frozen):
+    """A label with its id, which is its place in the head."""
+
+    id: int
+    label: str
+
+
+class Architecture(_Frozen):
+    """The numbers of the network."""
+
+    model_type: Literal["audio-spectrogram-transformer"] = "audio-spectrogram-transformer"
+    hidden_size: int
+    num_layers: int
+    num_heads: int
+    mlp_size: int
+    patch_size: int
+    frequency_stride: int
+    time_stride: int
+    num_mel_bins: int
+    max_length: int
+    num_parameters: int
+
+
+class Source(_Frozen):
+    """Where the weights came from."""
+
+    name: str
+    format: Literal["transformers", "original"]
+    sha256: Sha256
+    licence: str
+
+
+class ParityCheck(_Frozen):
+    """One comparison that export made: what was measured, and the limit it had to keep (None: reported only).
+
+    ``at_least`` says that the limit is a floor (agreement, for instance) and not a ceiling.
+    """
+
+    check: str
+    signal: str
+    measured: float
+    limit: float | None
+    at_least: bool = False
+
+
+class Parity(_Frozen):
+    """What export measured for one precision, and where. ``final`` is False where the provider that will serve this
+    precision was not there (float16 measured on the CPU): then the golden check at load is what counts."""
+
+    provider: Provider
+    final: bool
+    checks: tuple[ParityCheck, ...]
+
+
+class PrecisionEntry(_Frozen):
+    """One exported graph.
+
+    ``golden_tolerance`` is the largest difference of a score from the golden ones that the check at load allows.
+    """
+
+    file: FileName
+    sha256: Sha256
+    operators: Literal["fused", "portable"]
+    golden_tolerance: float
+    parity: Parity
+
+
+class Manifest(_Frozen):
+    """``bundle.json``."""
+
+    format_version: Literal[1]
+    name: Annotated[str, pydantic.Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
+    architecture: Architecture
+    labels: tuple[Label, ...]
+    activation: Literal["sigmoid", "softmax"]
+    sample_rate: Annotated[int, pydantic.Field(ge=1)]
+    window_samples: Annotated[int, pydantic.Field(ge=1)]
+    hop_samples: Annotated[int, pydantic.Field(ge=1)]
+    min_samples: Annotated[int, pydantic.Field(ge=1)]
+    opset: int
+    source: Source
+    tools: dict[str, str]
+    golden_sha256: Sha256
+    precisions: dict[Precision, PrecisionEntry]
+    preferred: dict[Provider, tuple[Precision, ...]]
+    """For each provider the precisions it serves well, best first; `auto` takes the first that the bundle holds."""
+
+    @pydantic.model_validator(mode="after")
+    def _check_consistency(self) -> Manifest:
+        if not self.labels or [label.id for label in self.labels] != list(range(len(self.labels))):
+            raise ValueError("labels: ids must be 0, 1, 2, ... in order")
+        if not self.precisions:
+            raise ValueError("precisions: the bundle holds none")
+        if not self.min_samples <= self.window_samples:
+            raise ValueError("min_samples is above window_samples")
+        return self
+
+
+@dataclass(frozen=True, slots=True)
+class Golden:
+    """Short real waveforms with their scores, computed by torch in float32 when the bundle was made.
+
+    Attributes:
+        waveform: int16 `[n, window_samples]`.
+        lengths: int64 `[n]`, valid samples of each row.
+        scores: float32 `[n, labels]`.
+    """
+
+    waveform: Int16Array
+    lengths: Int64Array
+    scores: FloatArray
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """An opened bundle: manifest read, files present, hashes right.
+
+    Attributes:
+        folder: Where it lies. Never sent to a client.
+        manifest: Its ``bundle.json``.
+    """
+
+    folder: Path
+    manifest: Manifest
+
+    @property
+    def labels(self) -> LabelSet:
+        """The labels, in the head's order."""
+        return LabelSet(tuple(label.label for label in self.manifest.labels))
+
+    def choose_precision(self, provider: Provider, wanted: Precision | Literal["auto"]) -> Precision:
+        """Return the precision to serve on a provider.
+
+        Raises:
+            BundleError: The bundle does not hold the wanted one, or none that serves on this provider.
+        """
+        held = self.manifest.precisions
+        if wanted != "auto":
+            if wanted not in held:
+                raise BundleError(
+                    f"bundle {self.manifest.name!r} holds {', '.join(sorted(held))}, not {wanted} (SONOTAG_PRECISION)"
+                )
+            return wanted
+        for precision in self.manifest.preferred.get(provider, ()):
+            if precision in held:
+                return precision
+        raise BundleError(
+            f"bundle {self.manifest.name!r} holds {', '.join(sorted(held))}, none of which it lists for {provider}"
+        )
+
+    def model_path(self, precision: Precision) -> Path:
+        """Return the path of one precision's graph; `precision` must be one the manifest names."""
+        return self.folder / self.manifest.precisions[precision].file
+
+    def load_golden(self) -> Golden:
+        """Read ``golden.npz``.
+
+        Raises:
+            BundleError: It cannot be read, or its shapes do not fit the manifest.
+        """
+        manifest = self.manifest
+        try:
+            with np.load(self.folder / GOLDEN_FILE, allow_pickle=False) as arrays:
+                golden = Golden(arrays["waveform"], arrays["lengths"], arrays["scores"])
+        except (OSError, KeyError, ValueError) as error:
+            raise BundleError(f"bundle {manifest.name!r}: {GOLDEN_FILE} cannot be read: {error}") from error
+        count = len(golden.lengths)
+        fits = (
+            count > 0
+            and golden.waveform.dtype == np.int16
+            and golden.waveform.shape == (count, manifest.window_samples)
+            and golden.scores.shape == (count, len(manifest.labels))
+            and golden.lengths.min() >= manifest.min_samples
+            and golden.lengths.max() <= manifest.window_samples
+        )
+        if not fits:
+            raise BundleError(f"bundle {manifest.name!r}: {GOLDEN_FILE} does not fit bundle.json")
+        return golden
+
+
+def hash_file(path: Path) -> str:
+    """Return the sha256 of a file's bytes, in lower-case hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def open_bundle(folder: Path) -> Bundle:
+    """Read a bundle's manifest and check every file that it names.
+
+    Args:
+        folder: The bundle's folder.
+
+    Raises:
+        BundleError: It is no bundle, of another format version, incomplete or altered; the message says which.
+    """
+    path = folder / MANIFEST_FILE
+    if not path.is_file():
+        raise BundleError(f"{folder} is no bundle: it has no {MANIFEST_FILE}")
+    try:
+        if path.stat().st_size > MAX_MANIFEST_BYTES:
+            raise BundleError(f"{path} is larger than {MAX_MANIFEST_BYTES} bytes")
+        text = path.read_bytes()
+    except OSError as error:
+        raise BundleError(f"{path} cannot be read: {error.strerror}") from error
+    version = re.search(rb'"format_version"\s*:\s*(\d+)', text)
+    if version and int(version[1]) != FORMAT_VERSION:
+        raise BundleError(
+            f"{folder} is of bundle format {int(version[1])}; this version of Sonotag reads {FORMAT_VERSION}: export it again"
+        )
+    try:
+        manifest = Manifest.model_validate_json(text)
+    except pydantic.ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the document"
+        raise BundleError(f"{path}: {where}: {first['msg']}") from error
+    expected = {entry.file: entry.sha256 for entry in manifest.precisions.values()} | {GOLDEN_FILE: manifest.golden_sha256}
+    for name, sha256 in expected.items():
+        file = folder / name
+        if not file.is_file():
+            raise BundleError(f"bundle {manifest.name!r} is incomplete: {name} is missing from {folder}")
+        if hash_file(file) != sha256:
+            raise BundleError(f"bundle {manifest.name!r} is altered: {name} is not the file that export wrote")
+    return Bundle(folder, manifest)

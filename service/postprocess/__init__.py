@@ -1,0 +1,1 @@
+"""Scores to tags and events. Pure."""

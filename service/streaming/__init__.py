@@ -1,0 +1,1 @@
+"""The live protocol: its messages and its state machine, without I/O."""
