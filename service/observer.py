@@ -46,13 +46,32 @@ class Observer(Protocol):
 class NullObserver:
     """Watches nothing."""
 
-    def stage_seconds(self, stage: Stage, seconds: float) -> None: ...
-    def batch_scored(self, model: str, num_windows: int) -> None: ...
-    def queue_depth(self, model: str, num_windows: int) -> None: ...
-    def audio_received(self, source: Source, seconds: float) -> None: ...
-    def audio_dropped(self, reason: DropReason, seconds: float) -> None: ...
-    def window_lag(self, seconds: float) -> None: ...
-    def request_finished(self, route: str, status: int, seconds: float) -> None: ...
-    def stream_opened(self) -> None: ...
-    def stream_closed(self, outcome: str) -> None: ...
-    def stream_refused(self, reason: str) -> None: ...
+    def stage_seconds(self, stage: Stage, seconds: float) -> None:
+        """See `Observer`."""
+
+    def batch_scored(self, model: str, num_windows: int) -> None:
+        """See `Observer`."""
+
+    def queue_depth(self, model: str, num_windows: int) -> None:
+        """See `Observer`."""
+
+    def audio_received(self, source: Source, seconds: float) -> None:
+        """See `Observer`."""
+
+    def audio_dropped(self, reason: DropReason, seconds: float) -> None:
+        """See `Observer`."""
+
+    def window_lag(self, seconds: float) -> None:
+        """See `Observer`."""
+
+    def request_finished(self, route: str, status: int, seconds: float) -> None:
+        """See `Observer`."""
+
+    def stream_opened(self) -> None:
+        """See `Observer`."""
+
+    def stream_closed(self, outcome: str) -> None:
+        """See `Observer`."""
+
+    def stream_refused(self, reason: str) -> None:
+        """See `Observer`."""

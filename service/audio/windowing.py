@@ -1,0 +1,113 @@
+"""Which stretches of a sound are scored.
+
+Windows end at k·hop (k = 1, 2, ...) and start at ``max(0, end - window)``, so the first ones are partial. At the end one
+more window is added if sound came after the last one. With hop = window this is also how a clip is covered without a
+hop: full windows side by side, the last one aligned to the end, and a short clip as one partial window.
+All positions are samples at the model's rate, counted from the first one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+Int16Array = npt.NDArray[np.int16]
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """The samples ``start <= position < end``."""
+
+    start: int
+    end: int
+
+    def __len__(self) -> int:
+        return self.end - self.start
+
+
+class SlidingWindower:
+    """Cuts a growing waveform into windows and keeps only what windows still need.
+
+    A span stays readable until `release` passes its start. The caller releases what it has read or given up.
+
+    Args:
+        window_samples: The longest window, above 0.
+        hop_samples: Distance between window ends, from 1 to `window_samples`.
+        min_samples: Spans shorter than this are not made: the model could say nothing about them.
+    """
+
+    def __init__(self, window_samples: int, hop_samples: int, min_samples: int = 1) -> None:
+        if not 1 <= min_samples <= window_samples or not 1 <= hop_samples <= window_samples:
+            raise ValueError(f"window {window_samples}, hop {hop_samples}, minimum {min_samples} samples do not fit together")
+        self._window = window_samples
+        self._hop = hop_samples
+        self._min = min_samples
+        self._received = 0
+        self._last_end = 0
+        self._kept_from = 0
+        self._chunks: list[Int16Array] = []
+
+    @property
+    def received_samples(self) -> int:
+        """How many samples were pushed."""
+        return self._received
+
+    @property
+    def last_end(self) -> int:
+        """Where the last window ended; 0 before the first."""
+        return self._last_end
+
+    def push(self, samples: Int16Array) -> list[Span]:
+        """Take the next samples (int16 `[n]`, copied) and return the windows that they complete, in order."""
+        if not len(samples):
+            return []
+        self._chunks.append(np.array(samples, dtype=np.int16))
+        self._received += len(samples)
+        spans = []
+        while (end := self._next_end()) <= self._received:
+            self._last_end = end
+            span = Span(max(0, end - self._window), end)
+            if len(span) >= self._min:
+                spans.append(span)
+        return spans
+
+    def flush(self) -> Span | None:
+        """Return the window that ends now, or None when there is nothing new (or too little). The grid does not move."""
+        span = Span(max(0, self._received - self._window), self._received)
+        if self._received == self._last_end or len(span) < self._min:
+            return None
+        self._last_end = self._received
+        return span
+
+    def set_hop(self, hop_samples: int) -> None:
+        """Use another hop from the next sample on: windows then end at its multiples."""
+        if not 1 <= hop_samples <= self._window:
+            raise ValueError(f"hop {hop_samples} does not fit a window of {self._window} samples")
+        self._hop = hop_samples
+
+    def read(self, span: Span) -> Int16Array:
+        """Return a copy of a span's samples, int16 `[len(span)]`.
+
+        Raises:
+            ValueError: Part of it was released or has not come yet.
+        """
+        if span.start < self._kept_from or span.end > self._received:
+            raise ValueError(f"{span} is not kept: there is {self._kept_from} to {self._received}")
+        if len(self._chunks) > 1:
+            self._chunks = [np.concatenate(self._chunks)]
+        return self._chunks[0][span.start - self._kept_from : span.end - self._kept_from].copy()
+
+    def release(self, position: int) -> None:
+        """Forget what no window to come, and no span that starts at `position` or later, needs."""
+        needed = min(position, max(0, self._last_end + 1 - self._window))
+        while self._chunks and self._kept_from + len(self._chunks[0]) <= needed:
+            self._kept_from += len(self._chunks.pop(0))
+        if self._chunks and needed - self._kept_from >= self._window:
+            self._chunks[0] = self._chunks[0][needed - self._kept_from :].copy()
+            self._kept_from = needed
+
+    def _next_end(self) -> int:
+        """The first multiple of the hop after the last window's end and, after a change of hop, not before now."""
+        return (self._last_end // self._hop + 1) * self._hop
