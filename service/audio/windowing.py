@@ -46,6 +46,7 @@ class SlidingWindower:
         self._min = min_samples
         self._received = 0
         self._last_end = 0
+        self._grid_from = 0
         self._kept_from = 0
         self._chunks: list[Int16Array] = []
 
@@ -86,6 +87,7 @@ class SlidingWindower:
         if not 1 <= hop_samples <= self._window:
             raise ValueError(f"hop {hop_samples} does not fit a window of {self._window} samples")
         self._hop = hop_samples
+        self._grid_from = self._received
 
     def read(self, span: Span) -> Int16Array:
         """Return a copy of a span's samples, int16 `[len(span)]`.
@@ -109,5 +111,5 @@ class SlidingWindower:
             self._kept_from = needed
 
     def _next_end(self) -> int:
-        """The first multiple of the hop after the last window's end and, after a change of hop, not before now."""
-        return (self._last_end // self._hop + 1) * self._hop
+        """The first multiple of the hop after the last window's end, and after where this hop came into force."""
+        return (max(self._last_end, self._grid_from) // self._hop + 1) * self._hop
