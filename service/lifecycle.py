@@ -1,0 +1,131 @@
+"""The life of one service process: starting, ready, draining, stopped.
+
+::
+
+    starting ──mark_ready──▶ ready ──begin_drain──▶ draining ──mark_stopped──▶ stopped
+        │                                               ▲
+        ├──begin_drain──────────────────────────────────┘
+        └──fail──▶ failed
+
+Whatever is under way (a request, a live stream) is admitted here. Once the drain has begun nothing more is admitted, every
+admitted activity has been told once, and the process may end when the last one has left. This knows no server and no
+signal: `service.server` maps signals to it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Literal
+
+from service.errors import Draining, NotReady, StartError
+
+State = Literal["starting", "ready", "draining", "stopped", "failed"]
+
+
+class Lifecycle:
+    """Admits activities and knows when the last one has left.
+
+    Every method runs on the event loop's thread. It may be made outside a running loop.
+    """
+
+    def __init__(self) -> None:
+        self._state: State = "starting"
+        self._failure: StartError | None = None
+        self._activities: dict[object, Callable[[], None] | None] = {}
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    @property
+    def state(self) -> State:
+        """Where it is in its life."""
+        return self._state
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether new requests and streams are admitted."""
+        return self._state == "ready"
+
+    @property
+    def failed(self) -> StartError | None:
+        """Why the start failed, or None."""
+        return self._failure
+
+    @property
+    def num_active(self) -> int:
+        """Activities that have been admitted and have not left."""
+        return len(self._activities)
+
+    def mark_ready(self) -> None:
+        """The models are warm. A drain that began meanwhile is not undone."""
+        if self._state == "starting":
+            self._state = "ready"
+
+    def fail(self, error: StartError) -> None:
+        """The start failed; nothing will ever be admitted."""
+        if self._state in ("starting", "draining"):
+            self._state = "failed"
+            self._failure = error
+
+    def begin_drain(self) -> None:
+        """Admit nothing more and tell every activity once, in the order they came. A second call does nothing.
+
+        The callbacks run here, one after the other; they must not block or raise.
+        """
+        if self._state not in ("starting", "ready"):
+            return
+        self._state = "draining"
+        for on_drain in list(self._activities.values()):
+            if on_drain is not None:
+                on_drain()
+
+    def mark_stopped(self) -> None:
+        """The process ends now."""
+        if self._state != "failed":
+            self._state = "stopped"
+
+    def check_ready(self) -> None:
+        """Refuse unless new activities are admitted.
+
+        Raises:
+            NotReady: The models are not warm yet, or never will be.
+            Draining: The process is about to end.
+        """
+        if self._state in ("draining", "stopped"):
+            raise Draining("the service is shutting down; another instance, or this one after its restart, will answer")
+        if self._state == "failed":
+            raise NotReady("the service could not start; its log says why")
+        if self._state == "starting":
+            raise NotReady("the model is being loaded; try again in a moment")
+
+    @contextmanager
+    def admit(self, on_drain: Callable[[], None] | None = None) -> Iterator[None]:
+        """Count one activity for as long as the context is open.
+
+        Args:
+            on_drain: Called once, on the loop's thread, when the drain begins while the activity is under way.
+
+        Raises:
+            NotReady: See `check_ready`.
+            Draining: See `check_ready`.
+        """
+        self.check_ready()
+        key = object()
+        self._activities[key] = on_drain
+        self._idle.clear()
+        try:
+            yield
+        finally:
+            del self._activities[key]
+            if not self._activities:
+                self._idle.set()
+
+    async def wait_idle(self, timeout: float | None) -> bool:  # noqa: ASYNC109 - the caller's limit is its setting
+        """Wait until nothing is under way, at most `timeout` seconds (None: for ever). Return whether that is so now."""
+        try:
+            async with asyncio.timeout(timeout):
+                await self._idle.wait()
+        except TimeoutError:
+            return False
+        return True

@@ -1,0 +1,252 @@
+"""What Prometheus sees. The one module that knows its library.
+
+Every metric has a closed set of label values: whatever is not in it counts as `other`, so that no client can make new
+time series. Units are base units; durations are histograms. With several workers (``PROMETHEUS_MULTIPROC_DIR`` set by
+`service.supervisor` before this is imported) every worker writes to its own files and `Metrics.render` adds them up:
+therefore every gauge has a mode, information is a gauge of value 1, and nothing is computed in a callback.
+
+Readings of a GPU belong into gauges with the mode `livemax`, set by whoever samples it.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import threading
+from importlib import metadata
+from typing import Final
+
+import prometheus_client
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, multiprocess
+
+from service.inference.runner import ModelSpec
+from service.observer import DropReason, Source, Stage
+
+MULTIPROCESS_VARIABLE: Final = "PROMETHEUS_MULTIPROC_DIR"
+STAGES: Final = ("decode", "resample", "queue", "infer", "postprocess")
+DROP_REASONS: Final = ("lag", "disconnect", "inference_failed")
+SOURCES: Final = ("clip", "stream")
+REFUSALS: Final = ("full", "draining", "not_ready")
+# One for each close code of the contract, and the ends that send none.
+STREAM_OUTCOMES: Final = (
+    "done",
+    "draining",
+    "disconnected",
+    "bad_message",
+    "bad_configuration",
+    "unauthorised",
+    "origin",
+    "idle",
+    "too_large",
+    "unsupported",
+    "quota",
+    "overloaded",
+    "failed",
+)
+# The statuses that the contract names; any other counts under its class (3xx).
+STATUSES: Final = frozenset({200, 400, 401, 403, 404, 405, 413, 415, 422, 429, 499, 500, 503})
+OTHER: Final = "other"
+MAX_ROUTES: Final = 64
+
+# 1 ms is a short clip's decoding, 30 s the default time-out, 600 s an hour-long file.
+_REQUEST_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
+_STAGE_BUCKETS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+# Dense below the default limit of 2 s, with something past it for `on_lag=wait`.
+_LAG_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1, 1.5, 2, 3, 5, 10, 30)
+_BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128)
+
+
+class Metrics:
+    """The service's counts and durations, an `Observer` of it. Every method may be called from any thread.
+
+    Args:
+        multiprocess_dir: The folder that all workers share, or None for a single process. It must be what
+            ``PROMETHEUS_MULTIPROC_DIR`` was when `prometheus_client` was first imported.
+    """
+
+    def __init__(self, multiprocess_dir: str | None = None) -> None:
+        self._multiprocess_dir = multiprocess_dir
+        self._registry = registry = CollectorRegistry()
+        self._routes: set[str] = set()
+        self._routes_lock = threading.Lock()
+        # The moment each series was made is no measurement, and the multiprocess mode has none: leave it out of both.
+        prometheus_client.disable_created_metrics()
+        if multiprocess_dir is None:
+            # These read /proc of the process that renders, which says nothing of its siblings.
+            prometheus_client.ProcessCollector(registry=registry)
+        self._requests = Counter(
+            "sonotag_requests", "REST requests answered, by route template and status.", ["route", "status"], registry=registry
+        )
+        self._request_duration = Histogram(
+            "sonotag_request_duration_seconds",
+            "Time from a REST request's head to the end of its answer.",
+            ["route"],
+            buckets=_REQUEST_BUCKETS,
+            registry=registry,
+        )
+        self._stage_duration = Histogram(
+            "sonotag_stage_duration_seconds",
+            "Time that one piece of work spent in a stage.",
+            ["stage"],
+            buckets=_STAGE_BUCKETS,
+            registry=registry,
+        )
+        self._batch_size = Histogram(
+            "sonotag_batch_size_windows", "Windows scored in one batch.", ["model"], buckets=_BATCH_BUCKETS, registry=registry
+        )
+        self._windows = Counter("sonotag_windows_scored", "Windows scored.", ["model"], registry=registry)
+        self._queue_depth = Gauge(
+            "sonotag_queue_depth_windows",
+            "Windows that wait for the model.",
+            ["model"],
+            registry=registry,
+            multiprocess_mode="livesum",
+        )
+        self._window_lag = Histogram(
+            "sonotag_window_lag_seconds",
+            "How late a live window's result was sent.",
+            buckets=_LAG_BUCKETS,
+            registry=registry,
+        )
+        self._audio_received = Counter(
+            "sonotag_audio_received_seconds", "Sound that came in, in seconds.", ["source"], registry=registry
+        )
+        self._audio_dropped = Counter(
+            "sonotag_audio_dropped_seconds", "Sound that came in and was not scored.", ["reason"], registry=registry
+        )
+        self._streams_open = Gauge(
+            "sonotag_streams_open", "Live streams open now.", registry=registry, multiprocess_mode="livesum"
+        )
+        self._streams = Counter("sonotag_streams", "Live streams ended, by how they ended.", ["outcome"], registry=registry)
+        self._refusals = Counter(
+            "sonotag_streams_refused", "Websocket upgrades refused, by reason.", ["reason"], registry=registry
+        )
+        self._model_info = Gauge(
+            "sonotag_model_info",
+            "1 for each model that is served, with where and in what it runs.",
+            ["model", "provider", "precision", "source_sha256"],
+            registry=registry,
+            multiprocess_mode="livemax",
+        )
+        self._build_info = Gauge(
+            "sonotag_build_info",
+            "1, with the versions that run.",
+            ["version", "python", "onnxruntime"],
+            registry=registry,
+            multiprocess_mode="livemax",
+        )
+        self._prepare_series()
+
+    def _prepare_series(self) -> None:
+        """Make every series of a closed set exist at zero: a rate() misses the first increment of one that appears late."""
+        for stage in STAGES:
+            self._stage_duration.labels(stage)
+        for source in SOURCES:
+            self._audio_received.labels(source)
+        for reason in DROP_REASONS:
+            self._audio_dropped.labels(reason)
+        for outcome in STREAM_OUTCOMES:
+            self._streams.labels(outcome)
+        for refusal in REFUSALS:
+            self._refusals.labels(refusal)
+        self._build_info.labels(_version_of("sonotag"), platform.python_version(), _onnxruntime_version()).set(1)
+
+    def model_loaded(self, spec: ModelSpec) -> None:
+        """A model is served from now on."""
+        self._model_info.labels(spec.name, spec.provider, spec.precision, spec.source_sha256).set(1)
+        self._queue_depth.labels(spec.name).set(0)
+        self._windows.labels(spec.name)
+        self._batch_size.labels(spec.name)
+
+    def stage_seconds(self, stage: Stage, seconds: float) -> None:
+        """See `Observer`."""
+        self._stage_duration.labels(_known(stage, STAGES)).observe(seconds)
+
+    def batch_scored(self, model: str, num_windows: int) -> None:
+        """See `Observer`."""
+        self._batch_size.labels(model).observe(num_windows)
+        self._windows.labels(model).inc(num_windows)
+
+    def queue_depth(self, model: str, num_windows: int) -> None:
+        """See `Observer`."""
+        self._queue_depth.labels(model).set(num_windows)
+
+    def audio_received(self, source: Source, seconds: float) -> None:
+        """See `Observer`."""
+        self._audio_received.labels(_known(source, SOURCES)).inc(seconds)
+
+    def audio_dropped(self, reason: DropReason, seconds: float) -> None:
+        """See `Observer`."""
+        self._audio_dropped.labels(_known(reason, DROP_REASONS)).inc(seconds)
+
+    def window_lag(self, seconds: float) -> None:
+        """See `Observer`."""
+        self._window_lag.observe(seconds)
+
+    def request_finished(self, route: str, status: int, seconds: float) -> None:
+        """See `Observer`."""
+        route = self._bounded_route(route)
+        self._requests.labels(route, _status_label(status)).inc()
+        self._request_duration.labels(route).observe(seconds)
+
+    def stream_opened(self) -> None:
+        """See `Observer`."""
+        self._streams_open.inc()
+
+    def stream_closed(self, outcome: str) -> None:
+        """See `Observer`. `outcome` is one of `STREAM_OUTCOMES`; anything else counts as `other`."""
+        self._streams_open.dec()
+        self._streams.labels(_known(outcome, STREAM_OUTCOMES)).inc()
+
+    def stream_refused(self, reason: str) -> None:
+        """See `Observer`."""
+        self._refusals.labels(_known(reason, REFUSALS)).inc()
+
+    def render(self) -> tuple[bytes, str]:
+        """Return the page for a scrape, over all workers, and its content type. It reads files when there are several."""
+        registry = self._registry
+        if self._multiprocess_dir is not None:
+            registry = CollectorRegistry()
+            multiprocess.MultiProcessCollector(registry, path=self._multiprocess_dir)  # type: ignore[no-untyped-call]
+        return prometheus_client.generate_latest(registry), prometheus_client.CONTENT_TYPE_PLAIN_0_0_4
+
+    def _bounded_route(self, route: str) -> str:
+        # Templates are few; the bound holds even where a caller passes a path by mistake.
+        with self._routes_lock:
+            if route not in self._routes:
+                if len(self._routes) >= MAX_ROUTES:
+                    return OTHER
+                self._routes.add(route)
+        return route
+
+
+def create_metrics() -> Metrics:
+    """Return metrics for this process: shared with its siblings where the supervisor said so."""
+    return Metrics(os.environ.get(MULTIPROCESS_VARIABLE) or None)
+
+
+def forget_worker(pid: int, folder: str) -> None:
+    """Take a dead worker's live gauges out of the shared folder; its counts stay, since they did happen."""
+    multiprocess.mark_process_dead(pid, path=folder)  # type: ignore[no-untyped-call]
+
+
+def _known(value: str, values: tuple[str, ...]) -> str:
+    return value if value in values else OTHER
+
+
+def _status_label(status: int) -> str:
+    if status in STATUSES:
+        return str(status)
+    return f"{status // 100}xx" if 100 <= status < 600 else OTHER
+
+
+def _version_of(distribution: str) -> str:
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return "unknown"
+
+
+def _onnxruntime_version() -> str:
+    versions = (_version_of(name) for name in ("onnxruntime-gpu", "onnxruntime"))
+    return next((version for version in versions if version != "unknown"), "unknown")

@@ -1,0 +1,267 @@
+"""Every setting of the service: one frozen object, from flags, the environment (``SONOTAG_...``) and a ``.env`` file.
+
+Flags win over the environment, the environment over ``.env``, and that over the defaults. Each field's description says
+what it does and why its default is what it is; `sonotag settings` and the flags of `sonotag serve` show them.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
+
+import pydantic
+from pydantic import Field
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from service.postprocess.event_config import EventConfig
+
+PREFIX = "SONOTAG_"
+DOTENV_FILE = ".env"
+DEFAULT_BUNDLE = "ast-tiny-16-16-5s"
+_BUNDLE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/\s]+")
+# uvicorn's own default: a proxy on the same machine.
+_LOCAL_PROXIES = "127.0.0.1,::1"
+
+
+class BundleRef(NamedTuple):
+    """A bundle to serve: the name it is served under, and its folder."""
+
+    name: str
+    folder: Path
+
+    def __str__(self) -> str:
+        return f"{self.name}={self.folder}"
+
+
+EMBEDDED_BUNDLE = BundleRef(DEFAULT_BUNDLE, Path(__file__).parent / "bundles" / DEFAULT_BUNDLE)
+
+
+def _parse_bundles(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    bundles: list[BundleRef] = []
+    for part in filter(None, (part.strip() for part in value.split(","))):
+        name, equals, folder = part.partition("=")
+        if not equals or not folder or not _BUNDLE_NAME.fullmatch(name):
+            raise ValueError(f"{part!r} is not name=folder")
+        if any(bundle.name == name for bundle in bundles):
+            raise ValueError(f"{name!r} is there twice")
+        bundles.append(BundleRef(name, Path(folder).expanduser()))
+    return tuple(bundles) or (EMBEDDED_BUNDLE,)
+
+
+def _parse_events(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except ValueError as error:
+        raise ValueError(f"it is no JSON: {error}") from error
+
+
+def _split_commas(value: object) -> object:
+    return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+
+def _check_origins(value: tuple[str, ...]) -> tuple[str, ...]:
+    for origin in value:
+        if origin != "*" and not _ORIGIN.fullmatch(origin):
+            raise ValueError(f"{origin!r} is no origin")
+    return value
+
+
+def _check_root_path(value: str) -> str:
+    if value and not re.fullmatch(r"(/[^/?#\s]+)+", value):
+        raise ValueError("it must begin with a slash and end without one")
+    return value
+
+
+def _check_proxies(value: str | None) -> str | None:
+    for part in (value or "*").split(","):
+        if part.strip() != "*":
+            ipaddress.ip_network(part.strip(), strict=False)
+    return value
+
+
+class Settings(BaseSettings):
+    """The settings; each field's description is its documentation.
+
+    Raises:
+        pydantic.ValidationError: A value is out of range. `service.settings_source.load_settings` makes one line of it.
+    """
+
+    model_config: ClassVar[SettingsConfigDict] = SettingsConfigDict(
+        env_prefix=PREFIX,
+        env_file=DOTENV_FILE,
+        env_file_encoding="utf-8",
+        env_ignore_empty=True,  # compose files pass unset variables on as empty ones
+        extra="ignore",  # a .env file is shared with other programs
+        frozen=True,
+        validate_default=False,
+    )
+
+    host: str = Field(
+        "127.0.0.1",
+        min_length=1,
+        description="Address to listen on. The default is this machine only, because there is no authorisation by default.",
+    )
+    port: int = Field(8000, ge=0, le=65535, description="TCP port. 0 takes a free one and prints it.")
+    unix_socket: Path | None = Field(
+        None, description="Listen on this unix socket instead of host and port; for a proxy on the same machine."
+    )
+    workers: int = Field(
+        1,
+        ge=1,
+        le=256,
+        description="Worker processes. Each loads the models, so the default is one; more use more cores or GPUs.",
+    )
+    bundles: Annotated[tuple[BundleRef, ...], NoDecode, pydantic.BeforeValidator(_parse_bundles)] = Field(
+        (EMBEDDED_BUNDLE,),
+        description="Models to serve, name=folder,...; the first is the default model. By default the embedded one.",
+        json_schema_extra={"range": "name=folder,name=folder,..."},
+    )
+    provider: Literal["auto", "cpu", "cuda"] = Field(
+        "auto",
+        description="Where models run. auto takes CUDA where a session really gets it, else the CPU; "
+        "cuda that cannot be had stops the start.",
+    )
+    precision: Literal["auto", "fp32", "fp16", "int8"] = Field(
+        "auto", description="What models run in. auto takes the first that the bundle lists for the provider and holds."
+    )
+    threads: int | None = Field(
+        None,
+        ge=1,
+        le=1024,
+        description="CPU threads a model runs on. By default the runner decides: the cores, divided by the workers.",
+    )
+    max_clip_seconds: float = Field(
+        7200, gt=0, le=86_400, description="Longest clip that REST takes. Two hours: a film or a long recording."
+    )
+    max_body_bytes: int = Field(
+        2 * 1024**3,
+        ge=1024,
+        le=2**40,
+        description="Largest body that REST takes. 2 GiB hold two hours of 16-bit stereo at 48 kHz (1.3 GiB).",
+    )
+    max_streams: int = Field(
+        1000,
+        ge=1,
+        le=1_000_000,
+        description="Live streams open at once, over all workers. A stream costs memory (a window and what is ahead, "
+        "under 1 MB) even when it is silent; 1000 stay under 1 GB.",
+    )
+    max_queue_windows: int = Field(
+        256,
+        ge=1,
+        le=1_000_000,
+        description="Windows that may wait for a model in one worker. A full queue answers 503 at once; 256 are 8 s on two "
+        "CPU cores, which is still worth waiting for.",
+    )
+    request_timeout_seconds: float = Field(
+        30, gt=0, le=3600, description="How long one window of a request may wait for the model before it is 503."
+    )
+    max_lag_seconds: float = Field(
+        2,
+        gt=0,
+        le=3600,
+        description="A live window that would be answered later than this is dropped and announced. After two seconds "
+        "a result is of little use to somebody who listens.",
+    )
+    max_ahead_seconds: float = Field(
+        10,
+        gt=0,
+        le=3600,
+        description="How much sound of one stream may be received and not scored before its reading pauses. Ten seconds "
+        "are one long window.",
+    )
+    idle_seconds: float = Field(
+        60, gt=0, le=86_400, description="A stream without sound or keep_alive for this long ends with 4408."
+    )
+    max_stream_seconds: float = Field(
+        86_400, gt=0, le=31_536_000, description="A stream older than this ends with 4408. A day, so that none is forgotten."
+    )
+    max_frame_bytes: int = Field(
+        1024**2,
+        ge=1024,
+        le=64 * 1024**2,
+        description="Largest websocket frame; more ends with 4413. 1 MiB are five seconds of 16-bit stereo at 48 kHz.",
+    )
+    drain_seconds: float = Field(
+        30,
+        ge=0,
+        le=3600,
+        description="After SIGTERM, how long what is running may take to finish. 30 s is what orchestrators give by default.",
+    )
+    events: Annotated[EventConfig, NoDecode, pydantic.BeforeValidator(_parse_events)] = Field(
+        EventConfig(),
+        description="What counts as an event where a request does not say it, as JSON. The thresholds are probabilities, "
+        "the rest seconds; the defaults favour few false onsets.",
+        json_schema_extra={"range": "a JSON object of onset_threshold, offset_threshold, min_duration, max_gap, per_label"},
+    )
+    log_format: Literal["text", "json"] = Field("text", description="One line an event: text to read, json for programs.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="The lowest level that is logged. info is one line for each request and stream."
+    )
+    root_path: Annotated[str, pydantic.AfterValidator(_check_root_path)] = Field(
+        "",
+        description="The path that a proxy in front strips, so that links are right.",
+        json_schema_extra={"range": "/path, or empty"},
+    )
+    cors_origins: Annotated[
+        tuple[str, ...],
+        NoDecode,
+        pydantic.BeforeValidator(_split_commas),
+        pydantic.AfterValidator(_check_origins),
+    ] = Field(
+        (),
+        description="Origins whose pages may use the service from a browser, comma separated; * for all. By default none.",
+        json_schema_extra={"range": "https://host[:port],... or *"},
+    )
+    forwarded_allow_ips: Annotated[str | None, pydantic.AfterValidator(_check_proxies)] = Field(
+        None,
+        description="Proxies whose X-Forwarded headers are believed: addresses or networks with commas between them, or *. "
+        "By default this machine, and on a unix socket whoever can open it.",
+        json_schema_extra={"range": "10.0.0.1,10.1.0.0/16,... or *"},
+    )
+
+    _origins: dict[str, str] = pydantic.PrivateAttr(default_factory=dict)
+
+    @property
+    def trusted_proxies(self) -> str:
+        """The proxies to believe, with the default filled in."""
+        if self.forwarded_allow_ips is not None:
+            return self.forwarded_allow_ips
+        # A peer on a unix socket has no address to compare; the socket's permissions decide who it is.
+        return "*" if self.unix_socket is not None else _LOCAL_PROXIES
+
+    @property
+    def origins(self) -> Mapping[str, str]:
+        """Where each value came from: `flag`, `environment` or `.env`; a name that is missing has its default."""
+        return self._origins
+
+    def with_origins(self, origins: Mapping[str, str]) -> Settings:
+        """Return these settings, knowing where their values came from."""
+        copy = self.model_copy()
+        copy._origins = dict(origins)
+        return copy
+
+
+def describe_range(name: str) -> str:
+    """Return what a setting allows, in words: `0 to 65535`, `one of auto, cpu, cuda`."""
+    info = Settings.model_fields[name]
+    extra = info.json_schema_extra
+    if isinstance(extra, dict) and "range" in extra:
+        return str(extra["range"])
+    schema: dict[str, Any] = Settings.model_json_schema()["properties"][name]
+    schema = next((part for part in schema.get("anyOf", ()) if part.get("type") != "null"), schema)
+    if "enum" in schema:
+        return "one of " + ", ".join(str(value) for value in schema["enum"])
+    low, above, high = schema.get("minimum"), schema.get("exclusiveMinimum"), schema.get("maximum")
+    if high is not None:
+        return f"{low:g} to {high:.15g}" if low is not None else f"above {above:g}, at most {high:.15g}"
+    return "a path" if schema.get("format") == "path" else "text"

@@ -1,0 +1,176 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from service.inference.runner import ModelSpec
+from service.labels import LabelSet
+from service.metrics import MAX_ROUTES, STREAM_OUTCOMES, Metrics
+from service.observer import Observer
+
+SPEC = ModelSpec(
+    name="tiny",
+    labels=LabelSet(("Speech", "Music")),
+    multi_label=True,
+    sample_rate=16_000,
+    window_samples=81_840,
+    hop_samples=16_000,
+    min_samples=400,
+    embedding_size=192,
+    provider="cpu",
+    precision="int8",
+    batch_sizes=(1, 2),
+    source_sha256="ab" * 32,
+)
+
+WORKER = """
+import sys
+from service.metrics import create_metrics
+metrics = create_metrics()
+metrics.stream_opened()
+metrics.queue_depth("tiny", 3)
+metrics.batch_scored("tiny", 2)
+metrics.stage_seconds("infer", 0.03)
+metrics.window_lag(0.4)
+print("up", flush=True)
+sys.stdin.read()
+"""
+
+
+def samples(metrics: Metrics) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
+    page, _ = metrics.render()
+    return {
+        (sample.name, frozenset(sample.labels.items())): sample.value
+        for family in text_string_to_metric_families(page.decode())
+        for sample in family.samples
+    }
+
+
+def value(metrics: Metrics, name: str, **labels: str) -> float | None:
+    return samples(metrics).get((name, frozenset(labels.items())))
+
+
+def test_metrics_are_an_observer() -> None:
+    observer: Observer = Metrics()
+    observer.stage_seconds("decode", 0.1)
+
+
+def test_every_kind_of_count_reaches_the_page() -> None:
+    metrics = Metrics()
+    metrics.model_loaded(SPEC)
+    metrics.stage_seconds("infer", 0.03)
+    metrics.batch_scored("tiny", 2)
+    metrics.queue_depth("tiny", 7)
+    metrics.audio_received("clip", 5.1)
+    metrics.audio_dropped("lag", 1.5)
+    metrics.window_lag(0.25)
+    metrics.request_finished("/v1/classify", 200, 0.2)
+    metrics.stream_opened()
+    metrics.stream_opened()
+    metrics.stream_closed("done")
+    metrics.stream_refused("full")
+
+    assert value(metrics, "sonotag_stage_duration_seconds_count", stage="infer") == 1
+    assert value(metrics, "sonotag_stage_duration_seconds_sum", stage="infer") == 0.03
+    assert value(metrics, "sonotag_stage_duration_seconds_bucket", stage="infer", le="0.025") == 0
+    assert value(metrics, "sonotag_stage_duration_seconds_bucket", stage="infer", le="0.05") == 1
+    assert value(metrics, "sonotag_batch_size_windows_sum", model="tiny") == 2
+    assert value(metrics, "sonotag_windows_scored_total", model="tiny") == 2
+    assert value(metrics, "sonotag_queue_depth_windows", model="tiny") == 7
+    assert value(metrics, "sonotag_audio_received_seconds_total", source="clip") == 5.1
+    assert value(metrics, "sonotag_audio_dropped_seconds_total", reason="lag") == 1.5
+    assert value(metrics, "sonotag_window_lag_seconds_bucket", le="0.3") == 1
+    assert value(metrics, "sonotag_requests_total", route="/v1/classify", status="200") == 1
+    assert value(metrics, "sonotag_request_duration_seconds_count", route="/v1/classify") == 1
+    assert value(metrics, "sonotag_streams_open") == 1
+    assert value(metrics, "sonotag_streams_total", outcome="done") == 1
+    assert value(metrics, "sonotag_streams_refused_total", reason="full") == 1
+    labels = {"model": "tiny", "provider": "cpu", "precision": "int8", "source_sha256": "ab" * 32}
+    assert value(metrics, "sonotag_model_info", **labels) == 1
+    assert any(name == "sonotag_build_info" and number == 1 for (name, _), number in samples(metrics).items())
+
+
+def test_closed_sets_exist_at_zero_before_anything_happened() -> None:
+    metrics = Metrics()
+    for outcome in STREAM_OUTCOMES:
+        assert value(metrics, "sonotag_streams_total", outcome=outcome) == 0
+    assert value(metrics, "sonotag_audio_dropped_seconds_total", reason="lag") == 0
+    assert value(metrics, "sonotag_streams_refused_total", reason="draining") == 0
+
+
+def test_no_caller_can_make_new_label_values() -> None:
+    metrics = Metrics()
+    metrics.stream_closed("something else")
+    metrics.stream_refused("because")
+    metrics.request_finished("/", 418, 0.1)
+    metrics.request_finished("/", 304, 0.1)
+    metrics.request_finished("/", 7, 0.1)
+    assert value(metrics, "sonotag_streams_total", outcome="other") == 1
+    assert value(metrics, "sonotag_streams_refused_total", reason="other") == 1
+    assert value(metrics, "sonotag_requests_total", route="/", status="4xx") == 1
+    assert value(metrics, "sonotag_requests_total", route="/", status="3xx") == 1
+    assert value(metrics, "sonotag_requests_total", route="/", status="other") == 1
+
+
+def test_routes_are_bounded_even_when_paths_are_passed_by_mistake() -> None:
+    metrics = Metrics()
+    for index in range(MAX_ROUTES + 50):
+        metrics.request_finished(f"/v1/models/{index}", 404, 0.001)
+    routes = {dict(labels)["route"] for name, labels in samples(metrics) if name == "sonotag_requests_total"}
+    assert len(routes) == MAX_ROUTES + 1
+    assert value(metrics, "sonotag_requests_total", route="other", status="404") == 50
+
+
+def test_a_page_is_text_that_prometheus_parses_and_has_no_creation_times() -> None:
+    page, content_type = Metrics().render()
+    assert content_type.startswith("text/plain")
+    assert b"_created" not in page
+    assert b"process_resident_memory_bytes" in page
+
+
+def start_worker(folder: Path) -> subprocess.Popen[str]:
+    process = subprocess.Popen(
+        [sys.executable, "-c", WORKER],
+        env={**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(folder)},
+        cwd=Path(__file__).resolve().parents[2],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "up\n"
+    return process
+
+
+def stop_worker(process: subprocess.Popen[str]) -> None:
+    process.communicate(timeout=30)
+    assert process.returncode == 0
+
+
+def test_workers_are_added_up_and_a_dead_workers_live_gauges_go(tmp_path: Path) -> None:
+    from service.metrics import forget_worker
+
+    first, second = start_worker(tmp_path), start_worker(tmp_path)
+    try:
+        metrics = Metrics(str(tmp_path))
+        assert value(metrics, "sonotag_streams_open") == 2
+        assert value(metrics, "sonotag_queue_depth_windows", model="tiny") == 6
+        assert value(metrics, "sonotag_windows_scored_total", model="tiny") == 4
+        assert value(metrics, "sonotag_stage_duration_seconds_count", stage="infer") == 2
+        assert value(metrics, "sonotag_window_lag_seconds_bucket", le="0.5") == 2
+        build = [number for (name, _), number in samples(metrics).items() if name == "sonotag_build_info"]
+        assert build == [1]
+
+        stop_worker(first)
+        forget_worker(first.pid, str(tmp_path))
+        assert value(metrics, "sonotag_streams_open") == 1
+        assert value(metrics, "sonotag_queue_depth_windows", model="tiny") == 3
+        assert value(metrics, "sonotag_windows_scored_total", model="tiny") == 4, "what was scored stays counted"
+    finally:
+        for process in (first, second):
+            if process.poll() is None:
+                stop_worker(process)
