@@ -1,0 +1,109 @@
+"""The two preallocated buffers that batches are put together in: one is with the runner, the other is filled meanwhile."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
+
+import numpy as np
+
+from service.inference.runner import Int16Array, Int64Array, ModelSpec
+
+
+class HasWaveform(Protocol):
+    """What can be staged: anything hashable with a waveform, int16 `[n]`, that does not change while it waits."""
+
+    @property
+    def waveform(self) -> Int16Array:
+        """int16 `[n]`."""
+        ...
+
+
+W = TypeVar("W", bound=HasWaveform)
+
+
+@dataclass(frozen=True, slots=True)
+class Batch(Generic[W]):
+    """A batch ready to run.
+
+    Attributes:
+        windows: Row i's window; the rows past them are padding.
+        waveform: int16 `[rows, window_samples]`, a view of a buffer that stays untouched until the next `hand_over`.
+        lengths: int64 `[rows]`.
+    """
+
+    windows: tuple[W, ...]
+    waveform: Int16Array
+    lengths: Int64Array
+
+
+class Staging(Generic[W]):
+    """Copies windows into the next batch's buffer as they come, so that nothing is left to copy when the runner is free.
+
+    What is copied is a guess: the queue decides who runs when the runner is free, and a row whose window is not among them
+    is simply written over. Not thread-safe: the batcher calls it under its lock.
+
+    Args:
+        spec: The model; its provider decides whether batches are padded to the sizes it was warmed up for.
+        max_batch_size: How many rows a buffer has.
+    """
+
+    def __init__(self, spec: ModelSpec, max_batch_size: int) -> None:
+        self._min_samples = spec.min_samples
+        # CUDA picks and prepares kernels for each new shape, so only warm sizes run there. On the CPU a padding row costs as
+        # much as a real one, and a new size costs nothing.
+        self._sizes = spec.batch_sizes if spec.provider == "cuda" else ()
+        rows = next((size for size in self._sizes if size >= max_batch_size), max_batch_size)
+        self._buffers = [
+            (np.zeros((rows, spec.window_samples), np.int16), np.full(rows, spec.min_samples, np.int64)) for _ in range(2)
+        ]
+        self._max_batch_size = max_batch_size
+        self._row_of: dict[W, int] = {}
+        self._free_rows = list(range(max_batch_size))
+
+    def stage(self, window: W) -> None:
+        """Copy a window into the next batch, if it is not there yet and there is a row left."""
+        if self._free_rows and window not in self._row_of:
+            self._row_of[window] = heapq.heappop(self._free_rows)
+            self._write(self._row_of[window], window.waveform)
+
+    def unstage(self, window: W) -> None:
+        """Free a window's row, if it has one."""
+        row = self._row_of.pop(window, None)
+        if row is not None:
+            heapq.heappush(self._free_rows, row)
+
+    def hand_over(self, windows: Sequence[W]) -> Batch[W]:
+        """Make the batch of these windows, and begin an empty one in the other buffer.
+
+        Args:
+            windows: 1 to ``max_batch_size`` of them. Their order among the rows may differ from the order given.
+        """
+        count = len(windows)
+        placed: dict[int, W] = {}
+        missing: list[W] = []
+        for window in windows:
+            row = self._row_of.get(window, count)
+            if row < count:
+                placed[row] = window
+            else:
+                missing.append(window)
+        for row in range(count):
+            if row not in placed:
+                placed[row] = missing.pop()
+                self._write(row, placed[row].waveform)
+        waveform, lengths = self._buffers[0]
+        num_rows = next((size for size in self._sizes if size >= count), count)
+        lengths[count:num_rows] = self._min_samples
+        self._buffers.reverse()
+        self._row_of.clear()
+        self._free_rows = list(range(self._max_batch_size))
+        return Batch(tuple(placed[row] for row in range(count)), waveform[:num_rows], lengths[:num_rows])
+
+    def _write(self, row: int, window: Int16Array) -> None:
+        waveform, lengths = self._buffers[0]
+        waveform[row, : len(window)] = window
+        waveform[row, len(window) :] = 0  # the graph masks it; this keeps a run from depending on what ran before
+        lengths[row] = len(window)
