@@ -12,9 +12,11 @@
     │   ├── NotFound                    404 / 4400
     │   ├── ClipTooLong, BodyTooLarge   413 / 4413
     │   ├── ClipTooShort                422
-    │   ├── CutSample                   400 / 1007  a raw stream that ends inside a sample
+    │   ├── CutSample, BadMessage       400 / 1007  a raw stream that ends inside a sample; text that is no message
+    │   ├── ProtocolViolation           400 / 4400  a message that is not allowed now
+    │   ├── StreamExpired               408 / 4408  idle, or past the maximum duration
     │   ├── Unavailable                 503 / 4503
-    │   │   ├── QueueFull, DeadlineExceeded, NotReady
+    │   │   ├── QueueFull, DeadlineExceeded, NotReady, Overloaded
     │   │   └── Draining                close 1001
     │   └── InferenceFailed             500 / 1011
     └── StartError                      what stops a start or an export; one line says why
@@ -130,6 +132,30 @@ class CutSample(ServiceError):
     close_code = 1007
 
 
+class BadMessage(ServiceError):
+    """A text frame is no JSON object."""
+
+    code = "bad_message"
+    http_status = 400
+    close_code = 1007
+
+
+class ProtocolViolation(ServiceError):
+    """A message is not allowed at this point of a stream."""
+
+    code = "protocol"
+    http_status = 400
+    close_code = 4400
+
+
+class StreamExpired(ServiceError):
+    """A stream was idle too long, or has reached its maximum duration."""
+
+    code = "stream_expired"
+    http_status = 408
+    close_code = 4408
+
+
 class Unavailable(ServiceError):
     """The service cannot do it now; trying again later can work."""
 
@@ -158,6 +184,12 @@ class NotReady(Unavailable):
     """The model is not warm yet."""
 
     code = "not_ready"
+
+
+class Overloaded(Unavailable):
+    """The model is too slow for a stream that asked to be ended rather than to lose sound."""
+
+    code = "overloaded"
 
 
 class Draining(Unavailable):

@@ -272,9 +272,7 @@ class EventDetector:
         shortest = self._thresholds.min_duration[label]
         return [event for event in events if event.offset - event.onset >= shortest]
 
-    def _reconcile(
-        self, label: int, final: list[Event], provisional: list[Event], *, is_last: bool
-    ) -> list[EventChange]:
+    def _reconcile(self, label: int, final: list[Event], provisional: list[Event], *, is_last: bool) -> list[EventChange]:
         """Turn the events as they are now, and those that were told before, into what there is to say."""
         changes: list[EventChange] = []
         told = self._announced.pop(label, [])

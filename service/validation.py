@@ -1,0 +1,39 @@
+"""From pydantic's errors to ours: one sentence that names the parameter, what was got and what is allowed."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Collection, Iterable
+
+import pydantic
+
+from service.errors import InvalidParameter
+
+MAX_SHOWN = 80
+
+
+def parameter_error(error: pydantic.ValidationError, known: Collection[str], prefix: str = "") -> InvalidParameter:
+    """Return the first problem of a validation as an `InvalidParameter`.
+
+    Args:
+        error: What pydantic raised.
+        known: The parameters that exist, to name the nearest where one does not.
+        prefix: Where the validated object sits, with a final dot.
+    """
+    first = error.errors(include_url=False, include_context=False)[0]
+    # A union's error path names its members after the field; a user knows only the field and the keys below it.
+    where = prefix + ".".join(str(part) for part in first["loc"] if not isinstance(part, str) or part.isidentifier())
+    if first["type"] == "extra_forbidden":
+        return unknown_parameter(where, known, prefix)
+    got = repr(first["input"])
+    shown = got if len(got) <= MAX_SHOWN else got[:MAX_SHOWN] + "..."
+    message = first["msg"].removeprefix("Value error, ")
+    at = where.rstrip(".")
+    return InvalidParameter(f"{at or 'the value'}: {message[:1].lower()}{message[1:]}; got {shown}", param=at or None)
+
+
+def unknown_parameter(name: str, known: Iterable[str], prefix: str = "") -> InvalidParameter:
+    """Return the error for a parameter that does not exist, naming the nearest one that does."""
+    nearest = difflib.get_close_matches(name.removeprefix(prefix), list(known), n=1, cutoff=0.5)
+    hint = f"; did you mean {nearest[0]}?" if nearest else ""
+    return InvalidParameter(f"there is no parameter {name[:MAX_SHOWN]!r}{hint}", param=name[:MAX_SHOWN])
