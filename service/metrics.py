@@ -70,7 +70,7 @@ class Metrics:
         self._routes: set[str] = set()
         self._routes_lock = threading.Lock()
         # The moment each series was made is no measurement, and the multiprocess mode has none: leave it out of both.
-        prometheus_client.disable_created_metrics()
+        prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
         if multiprocess_dir is None:
             # These read /proc of the process that renders, which says nothing of its siblings.
             prometheus_client.ProcessCollector(registry=registry)

@@ -1,0 +1,1 @@
+"""The commands of `sonotag`, one a module: `add_arguments(parser)` and `run(args) -> int`, the exit code."""
