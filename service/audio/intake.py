@@ -1,0 +1,306 @@
+"""From the bytes of a stream, or a file's blocks, to the int16 samples that the model takes. Any cutting, same samples."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from service.audio.decoding import AudioFile
+from service.audio.formats import RawFormat
+from service.audio.pcm import PcmDecoder
+from service.audio.pipe import DecoderThread
+from service.audio.recognition import IndexScanner, Recogniser
+from service.audio.resampling import Resampler
+from service.errors import NotStreamable
+from service.observer import Stage
+
+Int16Array = npt.NDArray[np.int16]
+Observe = Callable[[Stage, float], None]
+Clock = Callable[[], float]
+
+
+class Intake(Protocol):
+    """Takes a stream's bytes and gives the model's samples.
+
+    One thread at a time calls `push` and `finish`, and iterates what they return to its end: nothing happens before. They
+    block while they decode, so they belong into a pool. `close` is for any thread.
+    """
+
+    @property
+    def sample_rate(self) -> int | None:
+        """Hz of the source; None until it is known."""
+        ...
+
+    @property
+    def channels(self) -> int | None:
+        """Channels of the source; None until they are known."""
+        ...
+
+    def push(self, data: bytes) -> Iterator[Int16Array]:
+        """Yield all that is decoded with these bytes, int16 `[m]`, m > 0, in pieces of about a second at most two.
+
+        A caller may pause between pieces: nothing grows meanwhile.
+
+        Raises:
+            UnsupportedAudio, NotStreamable, UndecodableAudio, InvalidParameter: The stream cannot be decoded, or no further.
+        """
+        ...
+
+    def finish(self) -> Iterator[Int16Array]:
+        """End of the stream: yield what decoder and resampler still hold. A second call yields nothing.
+
+        Raises:
+            CutSample: The last sample was incomplete; raised after all that was whole has been yielded.
+            UnsupportedAudio, UndecodableAudio, InvalidParameter: As in `push`.
+        """
+        ...
+
+    def close(self) -> None:
+        """Give everything up, also a decoder that waits. Idempotent; later calls of the others yield nothing."""
+        ...
+
+
+class _Stopwatch:
+    """Adds up the seconds of each stage and reports them, where someone observes."""
+
+    def __init__(self, observe: Observe | None, clock: Clock | None) -> None:
+        self._observe = observe
+        self._clock = clock
+        self._seconds: dict[Stage, float] = {}
+
+    @contextmanager
+    def time(self, stage: Stage) -> Iterator[None]:
+        start = 0.0 if self._clock is None else self._clock()
+        try:
+            yield
+        finally:
+            if self._clock is not None:
+                self._seconds[stage] = self._seconds.get(stage, 0.0) + self._clock() - start
+
+    def report(self) -> None:
+        seconds, self._seconds = self._seconds, {}
+        if self._observe is not None:
+            for stage, duration in seconds.items():
+                self._observe(stage, duration)
+
+
+class RawIntake:
+    """An `Intake` for a stream of raw samples.
+
+    Args:
+        format: What the bytes are.
+        channel: The channel to pick, from 0; None for the mean of all.
+        target_rate: Hz of the samples to give.
+        observe: Hears the seconds of ``decode`` and ``resample``, once for each push.
+        clock: Seconds, rising; without it nothing is measured.
+
+    Raises:
+        InvalidParameter: The format has no such channel.
+    """
+
+    def __init__(
+        self,
+        format: RawFormat,
+        *,
+        channel: int | None,
+        target_rate: int,
+        observe: Observe | None = None,
+        clock: Clock | None = None,
+    ) -> None:
+        self.sample_rate: int | None = format.sample_rate
+        self.channels: int | None = format.channels
+        self._decoder = PcmDecoder(format, channel=channel)
+        self._resampler = Resampler(format.sample_rate, target_rate)
+        self._stopwatch = _Stopwatch(observe, clock)
+        self._piece_bytes = format.frame_bytes * format.sample_rate
+        self._is_finished = False
+
+    def push(self, data: bytes) -> Iterator[Int16Array]:
+        """See `Intake.push`. Raises UndecodableAudio where a float sample is NaN or infinite."""
+        view = memoryview(data)
+        try:
+            for start in range(0, len(view), self._piece_bytes):
+                if self._is_finished:
+                    return
+                with self._stopwatch.time("decode"):
+                    samples = self._decoder.push(view[start : start + self._piece_bytes])
+                with self._stopwatch.time("resample"):
+                    resampled = self._resampler.push(samples)
+                if len(resampled):
+                    yield resampled
+        finally:
+            self._stopwatch.report()
+
+    def finish(self) -> Iterator[Int16Array]:
+        """See `Intake.finish`. Raises CutSample after the last whole sample was yielded."""
+        if self._is_finished:
+            return
+        self._is_finished = True
+        with self._stopwatch.time("resample"):
+            resampled = self._resampler.finish()
+        self._stopwatch.report()
+        if len(resampled):
+            yield resampled
+        self._decoder.finish()
+
+    def close(self) -> None:
+        """See `Intake.close`."""
+        self._is_finished = True
+
+
+class ContainerIntake:
+    """An `Intake` for a stream that is a container (`encoding=auto`): what its first bytes are decides.
+
+    It decodes in a thread of its own, which ends with the stream, with `close`, or when nobody holds the intake any more.
+
+    Args:
+        channel: The channel to pick, from 0; None for the mean of all.
+        target_rate: Hz of the samples to give.
+        observe: Hears the seconds of ``decode`` and ``resample``, once for each push.
+        clock: Seconds, rising; without it nothing is measured.
+    """
+
+    def __init__(
+        self, *, channel: int | None, target_rate: int, observe: Observe | None = None, clock: Clock | None = None
+    ) -> None:
+        self._channel = channel
+        self._target_rate = target_rate
+        self._stopwatch = _Stopwatch(observe, clock)
+        self._recogniser = Recogniser()
+        self._scanner: IndexScanner | None = None
+        self._decoder: DecoderThread | None = None
+        self._resampler: Resampler | None = None
+        self._is_finished = False
+
+    @property
+    def container(self) -> str | None:
+        """What the stream is; None until its first bytes told."""
+        return self._recogniser.container
+
+    @property
+    def sample_rate(self) -> int | None:
+        """Hz of the source; None until it is known."""
+        return None if self._decoder is None else self._decoder.sample_rate
+
+    @property
+    def channels(self) -> int | None:
+        """Channels of the source; None until they are known."""
+        return None if self._decoder is None else self._decoder.channels
+
+    def push(self, data: bytes) -> Iterator[Int16Array]:
+        """See `Intake.push`.
+
+        Raises:
+            UnsupportedAudio: The first bytes are no sound that we know, or the container holds none.
+            NotStreamable: An MP4 whose index comes after its sound.
+            UndecodableAudio: Nothing of it can be decoded, or a sample is NaN or infinite.
+            InvalidParameter: There is no such channel.
+        """
+        if self._is_finished:
+            return
+        if self._decoder is not None:
+            self._hand_over(self._decoder, data)
+        elif self._recogniser.push(data) is not None:
+            self._start()
+        yield from self._drain()
+
+    def finish(self) -> Iterator[Int16Array]:
+        """See `Intake.finish`. A stream of no bytes at all yields nothing and is no error."""
+        if self._is_finished:
+            return
+        if self._decoder is None:
+            if not self._recogniser.head and not self._recogniser.offset:
+                self._is_finished = True
+                return
+            self._recogniser.finish()
+            self._start()
+        if self._decoder is not None:
+            self._decoder.end()
+        yield from self._drain()
+        self._is_finished = True
+        if self._resampler is not None and len(rest := self._resampler.finish()):
+            yield rest
+
+    def close(self) -> None:
+        """See `Intake.close`."""
+        self._is_finished = True
+        if self._decoder is not None:
+            self._decoder.close()
+
+    def _start(self) -> None:
+        container = self._recogniser.container
+        assert container is not None
+        if container == "mp4":
+            self._scanner = IndexScanner()
+        self._scan(self._recogniser.head)
+        self._decoder = DecoderThread(container, channel=self._channel)
+        weakref.finalize(self, self._decoder.close)
+        if self._is_finished:  # closed by another thread meanwhile
+            self._decoder.close()
+        self._decoder.push(self._recogniser.head)
+        self._recogniser.head = bytearray()
+
+    def _hand_over(self, decoder: DecoderThread, data: bytes) -> None:
+        self._scan(data)
+        decoder.push(data)
+
+    def _scan(self, data: bytes | bytearray) -> None:
+        if self._scanner is not None and self._scanner.push(data) == "last":
+            self.close()
+            raise NotStreamable(
+                "the MP4 has its sound (mdat) before its index (moov), so that no sound can be decoded before the stream ends: "
+                "write it with the index first (ffmpeg: -movflags +faststart, or +frag_keyframe+empty_moov for live sound), "
+                "or send it as a file"
+            )
+
+    def _drain(self) -> Iterator[Int16Array]:
+        decoder = self._decoder
+        try:
+            while decoder is not None:
+                with self._stopwatch.time("decode"):
+                    samples = decoder.take()
+                if samples is None:
+                    return
+                if self._resampler is None:
+                    assert decoder.sample_rate is not None
+                    self._resampler = Resampler(decoder.sample_rate, self._target_rate)
+                with self._stopwatch.time("resample"):
+                    resampled = self._resampler.push(samples)
+                if len(resampled):
+                    yield resampled
+        finally:
+            self._stopwatch.report()
+
+
+def file_samples(
+    audio: AudioFile, target_rate: int, observe: Observe | None = None, clock: Clock | None = None
+) -> Iterator[Int16Array]:
+    """Decode and resample a file, int16 `[m]`, m > 0, in pieces of about a second; the same samples as its stream gives.
+
+    Args:
+        audio: An open file, from its start; the caller closes it.
+        target_rate: Hz of the samples to give.
+        observe: Hears the seconds of ``decode`` and ``resample``, once for each piece.
+        clock: Seconds, rising; without it nothing is measured.
+
+    Raises:
+        UndecodableAudio: Nothing of it can be decoded, or a sample is NaN or infinite.
+    """
+    stopwatch = _Stopwatch(observe, clock)
+    resampler = Resampler(audio.sample_rate, target_rate)
+    blocks = audio.blocks()
+    while True:
+        with stopwatch.time("decode"):
+            block = next(blocks, None)
+        with stopwatch.time("resample"):
+            resampled = resampler.finish() if block is None else resampler.push(block)
+        stopwatch.report()
+        if len(resampled):
+            yield resampled
+        if block is None:
+            return

@@ -1,0 +1,52 @@
+"""From the source's sample rate to the model's, and from float32 to int16: once, last."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import soxr
+
+Float32Array = npt.NDArray[np.float32]
+Int16Array = npt.NDArray[np.int16]
+
+
+class Resampler:
+    """Resamples mono sound piece by piece; the samples do not depend on the pieces.
+
+    soxr's quality is HQ (its default; pass band to 91 % of the lower Nyquist frequency). float32 in and out: its int16 mode
+    dithers, and what it dithers depends on the pieces.
+
+    Args:
+        sample_rate: Hz of what comes in.
+        target_rate: Hz of what goes out.
+    """
+
+    def __init__(self, sample_rate: int, target_rate: int) -> None:
+        self._stream = None if sample_rate == target_rate else soxr.ResampleStream(sample_rate, target_rate, 1, dtype="float32")
+        self._is_finished = False
+
+    def push(self, samples: Float32Array) -> Int16Array:
+        """Resample a piece. What comes out lags behind what went in by the filter's length (some milliseconds).
+
+        Args:
+            samples: float32 `[n]`, full scale is 1, finite; n may be 0.
+
+        Returns:
+            int16 `[m]`, owned by the caller; m may be 0.
+        """
+        if self._stream is None:
+            return to_int16(samples)
+        return to_int16(self._stream.resample_chunk(np.ascontiguousarray(samples, dtype=np.float32)))
+
+    def finish(self) -> Int16Array:
+        """Return what the filter still held, int16 `[m]`. A second call returns nothing."""
+        if self._stream is None or self._is_finished:
+            return np.zeros(0, np.int16)
+        self._is_finished = True
+        return to_int16(self._stream.resample_chunk(np.zeros(0, np.float32), last=True))
+
+
+def to_int16(samples: Float32Array) -> Int16Array:
+    """Round float32 `[n]` (full scale is 1) half to even and clip it to int16 `[n]`."""
+    scaled: Float32Array = np.rint(samples * np.float32(2**15))
+    return np.clip(scaled, -(2**15), 2**15 - 1, out=scaled).astype(np.int16)
