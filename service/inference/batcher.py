@@ -131,6 +131,11 @@ class Batcher:
         return self._spec
 
     @property
+    def runner(self) -> Runner:
+        """The model itself; only the batcher's thread runs it."""
+        return self._runner
+
+    @property
     def depth(self) -> int:
         """How many windows wait for the runner."""
         with self._changed:
@@ -149,6 +154,10 @@ class Batcher:
         return 1.0 if each is None else max(MIN_RETRY_AFTER_SECONDS, num_windows * each)
 
     # Callers
+
+    def max_places(self, priority: Priority) -> int:
+        """Return how many places of the queue all reservations of a priority may hold together."""
+        return self._queue.limit(priority)
 
     def reserve(self, num_windows: int, priority: Priority) -> Reservation:
         """Admit a request: hold places of the queue for its windows, or refuse at once.

@@ -1,0 +1,184 @@
+"""The served models, by name."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from service.errors import BundleError, NotFound
+from service.inference.batcher import Batcher
+from service.inference.bundle import open_bundle
+from service.inference.onnx_runner import OnnxRunner
+from service.inference.providers import count_usable_cores
+from service.observer import Observer
+
+
+class EngineSettings(Protocol):
+    """The settings that decide how models run; `service.settings.Settings` has them all."""
+
+    @property
+    def provider(self) -> Literal["auto", "cpu", "cuda"]:
+        """Where models run."""
+        ...
+
+    @property
+    def precision(self) -> Literal["auto", "fp32", "fp16", "int8"]:
+        """What they run in."""
+        ...
+
+    @property
+    def threads(self) -> int | None:
+        """CPU threads for one run; None for a fair share of the cores."""
+        ...
+
+    @property
+    def workers(self) -> int:
+        """Processes that share this machine's cores."""
+        ...
+
+    @property
+    def max_queue_windows(self) -> int:
+        """Places in each model's queue."""
+        ...
+
+
+class Catalog:
+    """The models that are served, each with its own runner and queue. The first is the default.
+
+    Args:
+        batchers: One or more, by name. The catalog owns them: `stop` stops them and closes their runners.
+
+    Raises:
+        BundleError: There is no model.
+    """
+
+    def __init__(self, batchers: Mapping[str, Batcher]) -> None:
+        if not batchers:
+            raise BundleError("there is no model to serve (SONOTAG_BUNDLES)")
+        self._batchers = dict(batchers)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The models' names, the default first."""
+        return tuple(self._batchers)
+
+    @property
+    def default(self) -> str:
+        """The name of the model that serves who names none."""
+        return self.names[0]
+
+    def __iter__(self) -> Iterator[Batcher]:
+        return iter(self._batchers.values())
+
+    def __len__(self) -> int:
+        return len(self._batchers)
+
+    def get(self, name: str | None) -> Batcher:
+        """Return a model by name; None is the default.
+
+        Raises:
+            NotFound: No such model; the message names those that are served.
+        """
+        wanted = self.default if name is None else name
+        if wanted not in self._batchers:
+            raise NotFound(f"no model {wanted[:80]!r} is served; there are: {', '.join(self.names)}", param="model")
+        return self._batchers[wanted]
+
+    def describe(self, name: str | None) -> dict[str, Any]:
+        """Return what a client may know of a model, ready for JSON. It holds no path of the machine.
+
+        Raises:
+            NotFound: No such model.
+        """
+        batcher = self.get(name)
+        spec, runner = batcher.spec, batcher.runner
+        described: dict[str, Any] = {
+            "name": spec.name,
+            "default": spec.name == self.default,
+            "labels": len(spec.labels),
+            "activation": "sigmoid" if spec.multi_label else "softmax",
+            "sample_rate": spec.sample_rate,
+            "window_seconds": spec.window_samples / spec.sample_rate,
+            "hop_seconds": spec.hop_samples / spec.sample_rate,
+            "min_seconds": spec.min_samples / spec.sample_rate,
+            "embedding_size": spec.embedding_size,
+            "precision": spec.precision,
+            "provider": spec.provider,
+            "batch_sizes": list(spec.batch_sizes),
+            "source": {"sha256": spec.source_sha256},
+        }
+        return described | _describe_bundle(runner) if isinstance(runner, OnnxRunner) else described
+
+    def start(self) -> None:
+        """Start every model's thread, on the running event loop."""
+        for batcher in self:
+            batcher.start()
+
+    async def stop(self) -> None:
+        """Finish what waits in every queue, then close the models. Twice is once."""
+        await asyncio.gather(*(batcher.stop() for batcher in self))
+
+
+def open_catalog(
+    bundles: Mapping[str, Path],
+    settings: EngineSettings,
+    observer: Observer,
+    *,
+    clock: Callable[[], float] = time.monotonic,
+) -> Catalog:
+    """Open bundles, load and prove their models. Takes seconds: call it in a thread, then `Catalog.start` on the loop.
+
+    Args:
+        bundles: The folder of each served name; the first is the default.
+        settings: How models run.
+        observer: Is told what the batchers do.
+        clock: Seconds, rising; deadlines are on it.
+
+    Raises:
+        BundleError: A bundle is incomplete, altered, wrong, or lacks the precision; or there is none.
+        ProviderError: The provider cannot be had.
+    """
+    num_threads = settings.threads or max(1, count_usable_cores() // settings.workers)
+    runners: list[OnnxRunner] = []
+    try:
+        for name, folder in bundles.items():
+            runner = OnnxRunner.open(
+                open_bundle(folder),
+                name=name,
+                provider=settings.provider,
+                precision=settings.precision,
+                num_threads=num_threads,
+            )
+            runners.append(runner)
+    except BaseException:
+        for runner in runners:
+            runner.close()
+        raise
+    return Catalog(
+        {
+            runner.spec.name: Batcher(runner, max_queue_windows=settings.max_queue_windows, observer=observer, clock=clock)
+            for runner in runners
+        }
+    )
+
+
+def _describe_bundle(runner: OnnxRunner) -> dict[str, Any]:
+    """Return what the bundle adds to the numbers of the spec."""
+    manifest = runner.bundle.manifest
+    entry = manifest.precisions[runner.spec.precision]
+    return {
+        "bundle": {"name": manifest.name, "format_version": manifest.format_version, "opset": manifest.opset},
+        "architecture": manifest.architecture.model_dump(),
+        "parameters": manifest.architecture.num_parameters,
+        "operators": entry.operators,
+        "precisions": sorted(manifest.precisions),
+        "source": manifest.source.model_dump(),
+        "licence": manifest.source.licence,
+        "parity": entry.parity.model_dump(mode="json"),
+        "tools": dict(manifest.tools),
+        "load_seconds": round(runner.load_seconds, 3),
+        "warm_up_seconds": round(runner.warm_up_seconds, 3),
+    }

@@ -1,0 +1,205 @@
+"""A bundle on onnxruntime: opened, warmed up, checked against its golden scores, then run."""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass
+from typing import Literal, Self
+
+import numpy as np
+import onnxruntime
+
+from service.errors import BundleError, ProviderError
+from service.inference.bundle import Bundle, Golden, Manifest
+from service.inference.providers import CPU, CUDA, choose_provider, count_usable_cores, create_session
+from service.inference.runner import Int16Array, Int64Array, ModelOutput, ModelSpec, Precision, Provider
+
+logger = logging.getLogger(__name__)
+
+BATCH_SIZES: dict[Provider, tuple[int, ...]] = {"cpu": (1, 2), "cuda": (1, 2, 4, 8, 16, 32)}
+"""The batch sizes that are warmed up. CPU: a window already fills the cores, so larger batches only make everyone wait
+longer. CUDA: 32 reaches what the GPU can do (64 gains 1 to 2 % and doubles the wait)."""
+
+OUTPUTS = ("logits", "scores")
+EMBEDDING = "embedding"
+
+
+@dataclass(frozen=True, slots=True)
+class _Tensor:
+    """What the graph must say of one input or output. A size of None may be anything, but must be there."""
+
+    kind: str
+    shape: tuple[int | None, ...]
+
+
+class OnnxRunner:
+    """A `Runner` on onnxruntime. Made by `OnnxRunner.open`.
+
+    Attributes:
+        spec: What the model is.
+        bundle: Where it came from.
+        load_seconds: How long reading the graph took.
+        warm_up_seconds: How long the first runs and the golden check took.
+    """
+
+    def __init__(self, session: onnxruntime.InferenceSession, spec: ModelSpec, bundle: Bundle, load_seconds: float) -> None:
+        self._session: onnxruntime.InferenceSession | None = session
+        self.spec = spec
+        self.bundle = bundle
+        self.load_seconds = load_seconds
+        self.warm_up_seconds = 0.0
+
+    @classmethod
+    def open(
+        cls,
+        bundle: Bundle,
+        *,
+        name: str | None = None,
+        provider: Literal["auto", "cpu", "cuda"] = "auto",
+        precision: Precision | Literal["auto"] = "auto",
+        num_threads: int | None = None,
+    ) -> Self:
+        """Load a bundle's model, warm it up and check what it computes here. Takes seconds: call it in a thread.
+
+        Args:
+            bundle: The opened bundle.
+            name: The name it is served under; None for the bundle's own.
+            provider: Where to run; see `choose_provider`.
+            precision: What to run in; ``auto`` takes the best that the bundle holds for the provider.
+            num_threads: CPU threads for one run; None for all cores this process may use.
+
+        Raises:
+            ProviderError: The provider cannot be had.
+            BundleError: The bundle lacks the precision, onnxruntime cannot load the graph, the graph is not what the
+                manifest says, or its golden scores come out wrong.
+        """
+        chosen = choose_provider(provider)
+        held = bundle.choose_precision(chosen, precision)
+        started = time.perf_counter()
+        threads = num_threads or count_usable_cores()
+        try:
+            session = create_session(str(bundle.model_path(held)), chosen, num_threads=threads)
+        except Exception as error:
+            raise _translate(bundle, held, chosen, error) from error
+        if session.get_providers()[0] != (CUDA if chosen == "cuda" else CPU):
+            raise ProviderError(f"bundle {bundle.manifest.name!r} was to run on {chosen}, onnxruntime put it on the CPU")
+        _check_graph(session, bundle.manifest, held)
+        runner = cls(session, _make_spec(bundle, name, chosen, held), bundle, time.perf_counter() - started)
+        runner._prove()
+        logger.info(
+            "model %s: bundle %s, %s on %s, %d CPU threads, loaded in %.2f s, warm in %.2f s",
+            *(runner.spec.name, bundle.manifest.name, held, chosen, threads, runner.load_seconds, runner.warm_up_seconds),
+        )
+        return runner
+
+    def run(self, waveform: Int16Array, lengths: Int64Array, *, embedding: bool) -> ModelOutput:
+        """Score a batch; see `Runner.run`."""
+        if self._session is None:
+            raise RuntimeError(f"model {self.spec.name} is closed")
+        names = [*OUTPUTS, EMBEDDING] if embedding else list(OUTPUTS)
+        results = self._session.run(names, {"waveform": waveform, "lengths": lengths})
+        return ModelOutput(results[0], results[1], results[2] if embedding else None)
+
+    def close(self) -> None:
+        """Release the model and its memory."""
+        self._session = None
+
+    def _prove(self) -> None:
+        """Run every warm batch size once on the golden waveforms, so that no caller pays for a first time, and compare.
+
+        Raises:
+            BundleError: A score is off by more than the precision's tolerance.
+        """
+        started = time.perf_counter()
+        golden = self.bundle.load_golden()
+        for size in self.spec.batch_sizes:
+            rows = np.arange(size) % len(golden.lengths)
+            self._compare(golden, rows)
+        size = self.spec.batch_sizes[-1]
+        for first in range(0, len(golden.lengths), size):
+            self._compare(golden, np.arange(first, min(first + size, len(golden.lengths))))
+        self.warm_up_seconds = time.perf_counter() - started
+
+    def _compare(self, golden: Golden, rows: Int64Array) -> None:
+        """Check the scores of some golden waveforms."""
+        spec = self.spec
+        try:
+            output = self.run(golden.waveform[rows], golden.lengths[rows], embedding=True)
+        except Exception as error:
+            raise _translate(self.bundle, spec.precision, spec.provider, error) from error
+        expected = golden.scores[rows]
+        if output.scores.shape != expected.shape:
+            raise BundleError(f"bundle {self.bundle.manifest.name!r} gives scores of shape {output.scores.shape}")
+        difference = np.nan_to_num(np.abs(output.scores - expected), nan=np.inf)
+        row, label = np.unravel_index(int(difference.argmax()), difference.shape)
+        tolerance = self.bundle.manifest.precisions[spec.precision].golden_tolerance
+        if difference[row, label] > tolerance:
+            raise BundleError(
+                f"bundle {self.bundle.manifest.name!r} computes wrong scores in {spec.precision} on {spec.provider}: golden "
+                f"clip {rows[row]}, label {spec.labels[int(label)]!r}: expected {expected[row, label]:.6f}, "
+                f"got {output.scores[row, label]:.6f}, the tolerance is {tolerance:g}"
+            )
+
+
+def _make_spec(bundle: Bundle, name: str | None, provider: Provider, precision: Precision) -> ModelSpec:
+    manifest = bundle.manifest
+    return ModelSpec(
+        name=name or manifest.name,
+        labels=bundle.labels,
+        multi_label=manifest.activation == "sigmoid",
+        sample_rate=manifest.sample_rate,
+        window_samples=manifest.window_samples,
+        hop_samples=manifest.hop_samples,
+        min_samples=manifest.min_samples,
+        embedding_size=manifest.architecture.hidden_size,
+        provider=provider,
+        precision=precision,
+        batch_sizes=BATCH_SIZES[provider],
+        source_sha256=manifest.source.sha256,
+    )
+
+
+def _check_graph(session: onnxruntime.InferenceSession, manifest: Manifest, precision: Precision) -> None:
+    """Refuse a graph whose inputs and outputs are not those of the bundle format.
+
+    Raises:
+        BundleError: The first thing that does not fit.
+    """
+    labels, hidden = len(manifest.labels), manifest.architecture.hidden_size
+    expected = {
+        "input": {
+            "waveform": _Tensor("tensor(int16)", (None, manifest.window_samples)),
+            "lengths": _Tensor("tensor(int64)", (None,)),
+        },
+        "output": {
+            "logits": _Tensor("tensor(float)", (None, labels)),
+            "scores": _Tensor("tensor(float)", (None, labels)),
+            EMBEDDING: _Tensor("tensor(float)", (None, hidden)),
+        },
+    }
+    found = {"input": session.get_inputs(), "output": session.get_outputs()}
+    file = manifest.precisions[precision].file
+    for side, tensors in expected.items():
+        there = {tensor.name: tensor for tensor in found[side]}
+        if there.keys() != tensors.keys():
+            raise BundleError(
+                f"bundle {manifest.name!r}: the {side}s of {file} are {', '.join(sorted(there)) or 'none'}, "
+                f"expected {', '.join(sorted(tensors))}"
+            )
+        for name, wanted in tensors.items():
+            shape = tuple(there[name].shape)
+            # A size is a number, or a name where it is dynamic; the batch must be dynamic, the rest may be either.
+            fits = len(shape) == len(wanted.shape) and not isinstance(shape[0], int)
+            fits = fits and all(not isinstance(got, int) or got == want for got, want in zip(shape, wanted.shape, strict=True))
+            if there[name].type != wanted.kind or not fits:
+                raise BundleError(
+                    f"bundle {manifest.name!r}: the {side} {name} of {file} is {there[name].type} {list(shape)}, "
+                    f"expected {wanted.kind} {['batch', *wanted.shape[1:]]}"
+                )
+
+
+def _translate(bundle: Bundle, precision: Precision, provider: Provider, error: Exception) -> BundleError:
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+    file = bundle.manifest.precisions[precision].file
+    return BundleError(f"bundle {bundle.manifest.name!r}: onnxruntime cannot run {file} on {provider}: {reason}")

@@ -1,0 +1,157 @@
+"""Which execution provider serves: what is wanted, what this machine really has, and why not.
+
+onnxruntime-gpu lists CUDA as available on machines that have none, and falls back to the CPU with a message on stderr.
+So a session is made and asked what it got, quietly, and the reason is looked up when the answer matters.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import ctypes
+import io
+import logging
+import math
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import onnxruntime
+
+from service.errors import ProviderError
+from service.inference.runner import Provider
+
+logger = logging.getLogger(__name__)
+
+CUDA = "CUDAExecutionProvider"
+CPU = "CPUExecutionProvider"
+
+CUDA_OPTIONS = {
+    # The log-mel front end squares a spectrum and takes its logarithm: with TF32's ten bits the quiet bands are lost.
+    "use_tf32": "0",
+    # EXHAUSTIVE, the default, times every convolution algorithm for every batch size at start; AST's two convolutions are
+    # less than four hundredths of its time.
+    "cudnn_conv_algo_search": "HEURISTIC",
+    # Doubling, the default, takes up to twice the memory that is needed; worker processes share one GPU.
+    "arena_extend_strategy": "kSameAsRequested",
+}
+
+# onnx.helper: Neg on one float, opset 17. It runs a kernel, so a library without code for this GPU is found out too.
+_PROBE = base64.b64decode("CAgSADoyCgsKAXgSAXkiA05lZxIBZ1oPCgF4EgoKCAgBEgQKAggBYg8KAXkSCgoICAESBAoCCAFCBAoAEBE=")
+
+_QUIET, _WARNING = 4, 2
+
+
+def choose_provider(wanted: Literal["auto", "cpu", "cuda"]) -> Provider:
+    """Return the provider to serve on.
+
+    Args:
+        wanted: ``auto`` takes CUDA where a session really gets it, else the CPU, with a warning where an NVIDIA device is.
+
+    Raises:
+        ProviderError: CUDA was asked for and cannot be had; the message says why.
+    """
+    if wanted == "cpu":
+        return "cpu"
+    reason = find_cuda_obstacle()
+    if reason is None:
+        return "cuda"
+    if wanted == "cuda":
+        raise ProviderError(f"CUDA cannot be had: {reason} (SONOTAG_PROVIDER is cuda; auto takes the CPU instead)")
+    if has_nvidia_device():
+        logger.warning("this machine has an NVIDIA device, but models run on the CPU: %s", reason)
+    return "cpu"
+
+
+def find_cuda_obstacle() -> str | None:
+    """Return why a session does not get CUDA here, or None when one does. Makes a session and runs it once."""
+    if CUDA not in onnxruntime.get_available_providers():
+        return f"onnxruntime {onnxruntime.__version__} was built without it (install onnxruntime-gpu)"
+    prepare_cuda()
+    try:
+        session = create_session(_PROBE, "cuda", num_threads=1)
+        result = session.run(None, {"x": np.ones(1, np.float32)})[0]
+    except Exception as error:  # noqa: BLE001  (onnxruntime's own classes have no common parent below Exception)
+        return _first_line(error)
+    if session.get_providers()[0] != CUDA:
+        return _find_library_error() or "onnxruntime gave a session without it and no reason"
+    if result[0] != -1:
+        return f"the GPU computes -1 as {result[0]}"
+    return None
+
+
+def create_session(model: str | bytes, provider: Provider, *, num_threads: int) -> onnxruntime.InferenceSession:
+    """Make a session with the options that serve best. It may have fallen back to the CPU: ask its `get_providers`.
+
+    Args:
+        model: A path, or the model's bytes.
+        provider: Where it is to run.
+        num_threads: Threads for operators on the CPU, the calling one included.
+
+    Raises:
+        Exception: onnxruntime cannot load the model, or CUDA fails otherwise than by missing libraries.
+    """
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = num_threads
+    options.inter_op_num_threads = 1
+    # Between two runs spinning threads would burn the cores that decode sound and serve sockets.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    providers: list[str | tuple[str, dict[str, str]]] = [CPU]
+    if provider == "cuda":
+        providers.insert(0, (CUDA, CUDA_OPTIONS))
+    with _quiet():
+        # Without enable_fallback=False a failing provider prints to stdout and is replaced.
+        return onnxruntime.InferenceSession(model, options, providers=providers, enable_fallback=False)
+
+
+def count_usable_cores() -> int:
+    """Return how many cores this process may use: its affinity, and the quota of its control group where there is one."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        return max(1, min(cores, math.ceil(int(quota) / int(period))))
+    except (OSError, ValueError):  # no control groups of version 2, or "max": no quota
+        return cores
+
+
+def has_nvidia_device() -> bool:
+    """Return whether the kernel shows an NVIDIA device, whatever libraries are installed."""
+    return Path("/proc/driver/nvidia").exists() or any(Path("/dev").glob("nvidia[0-9]*"))
+
+
+def prepare_cuda() -> None:
+    """Load the CUDA libraries of the extra ``cuda``, which lie where the dynamic linker does not look."""
+    if not hasattr(onnxruntime, "preload_dlls"):
+        return
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said), _quiet():
+        onnxruntime.preload_dlls(directory="")
+    logger.debug("loading the CUDA libraries: %s", said.getvalue().strip() or "all there")
+
+
+def _find_library_error() -> str | None:
+    """Return which library the CUDA provider misses, or None when it loads."""
+    folder = Path(onnxruntime.__file__).parent / "capi"
+    try:
+        ctypes.CDLL(str(folder / "libonnxruntime_providers_shared.so"), mode=ctypes.RTLD_GLOBAL)
+        ctypes.CDLL(str(folder / "libonnxruntime_providers_cuda.so"))
+    except OSError as error:
+        return f"{_first_line(error)} (the extra sonotag[cuda] brings the CUDA libraries)"
+    return None if has_nvidia_device() else "there is no NVIDIA device"
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep onnxruntime's default logger, which no session option reaches, from writing its guesses to stderr."""
+    onnxruntime.set_default_logger_severity(_QUIET)
+    try:
+        yield
+    finally:
+        onnxruntime.set_default_logger_severity(_WARNING)
