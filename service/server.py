@@ -1,0 +1,230 @@
+"""One server process: uvicorn around the application, with a drain of its own before uvicorn closes anything.
+
+uvicorn answers SIGTERM by closing every websocket with 1012 before the application hears of it, so the drain cannot live
+in the application's lifespan. Here the first signal begins the drain (`service.lifecycle`) while the server goes on
+serving; uvicorn's own shutdown begins once nothing is under way, or when the time is up. A second signal ends it at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+import sys
+from collections.abc import Callable
+from types import FrameType
+from typing import NoReturn
+
+import uvicorn
+from fastapi import FastAPI
+
+from service import exit_codes
+from service.lifecycle import Lifecycle
+from service.logs import log_event
+from service.settings import Settings
+from service.sockets import BACKLOG, announce, describe, listen, remove_unix_socket
+
+_logger = logging.getLogger(__name__)
+
+# Past the drain nothing is left to wait for but answers on their way out and handlers that hang.
+_SHUTDOWN_SECONDS = 5
+# Longer than the idle time-outs of the usual proxies (nginx and most balancers: 60 s), so that it is always the proxy that
+# closes an idle connection: it would answer 502 when the server closes one it is just using.
+_KEEP_ALIVE_SECONDS = 75
+_MIN_HARD_FRAME_CAP = 16 * 1024**2
+
+
+class DrainingServer(uvicorn.Server):
+    """uvicorn's server with a drain phase.
+
+    Args:
+        config: uvicorn's; its application shares the lifecycle.
+        lifecycle: What is under way, and whether the model could be loaded.
+        drain_seconds: How long what is under way may take to finish.
+        on_ready: Called once, on the event loop, when the service is ready.
+        parent_fd: A pipe whose end of file means that the supervisor died: then this process drains and ends.
+    """
+
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        lifecycle: Lifecycle,
+        drain_seconds: float,
+        on_ready: Callable[[], None],
+        parent_fd: int | None = None,
+    ) -> None:
+        super().__init__(config)
+        self._lifecycle = lifecycle
+        self._drain_seconds = drain_seconds
+        self._on_ready: Callable[[], None] | None = on_ready
+        self._parent_fd = parent_fd
+        self._drain_wanted = False
+        self._drain: asyncio.Task[None] | None = None
+        self.is_unfinished = False
+        """Whether it ended before everything under way had finished."""
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Begin the drain at the first signal, end at once at the second. It runs between two bytecodes: flags only."""
+        if self.force_exit:
+            os._exit(128 + sig)
+        if self._drain_wanted:
+            self.should_exit = True
+            self.force_exit = True
+        self._drain_wanted = True
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start to listen; see uvicorn."""
+        await super().startup(sockets)
+        if self._parent_fd is not None:
+            asyncio.get_running_loop().add_reader(self._parent_fd, self._notice_parent)
+
+    async def on_tick(self, counter: int) -> bool:
+        """Look ten times a second at what signals and the lifecycle ask for."""
+        if self._lifecycle.failed is not None:
+            self.should_exit = True
+        elif self._lifecycle.is_ready and self._on_ready is not None:
+            announce, self._on_ready = self._on_ready, None
+            announce()
+        if self._drain_wanted and self._drain is None:
+            self._drain = asyncio.create_task(self._run_drain())
+        if self.force_exit and self._lifecycle.num_active:
+            self.is_unfinished = True
+        return await super().on_tick(counter)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Close what is left and end the application; see uvicorn. After a second signal nothing is waited for."""
+        if self.force_exit:
+            for server in self.servers:
+                server.close()
+            return
+        await super().shutdown(sockets)
+
+    async def _run_drain(self) -> None:
+        num_active = self._lifecycle.num_active
+        log_event(_logger, logging.INFO, "drain begins", under_way=num_active, limit_s=self._drain_seconds)
+        self._lifecycle.begin_drain()
+        if not await self._lifecycle.wait_idle(self._drain_seconds):
+            self.is_unfinished = True
+            left = self._lifecycle.num_active
+            log_event(
+                _logger,
+                logging.WARNING,
+                "drain ends unfinished (SONOTAG_DRAIN_SECONDS)",
+                left=left,
+                limit_s=self._drain_seconds,
+            )
+        else:
+            log_event(_logger, logging.INFO, "drain is complete")
+        self.should_exit = True
+
+    def _notice_parent(self) -> None:
+        assert self._parent_fd is not None
+        if os.read(self._parent_fd, 4096):
+            return
+        asyncio.get_running_loop().remove_reader(self._parent_fd)
+        log_event(_logger, logging.ERROR, "the supervisor died, this worker drains and ends")
+        # Its successor must be able to bind the address while this one still finishes what it has.
+        for server in self.servers:
+            server.close()
+        self._drain_wanted = True
+
+
+def make_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
+    """Return uvicorn's configuration for the application."""
+    return uvicorn.Config(
+        app,
+        lifespan="on",
+        loop="asyncio",
+        http="h11",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        backlog=BACKLOG,
+        proxy_headers=True,
+        forwarded_allow_ips=settings.trusted_proxies,
+        root_path=settings.root_path,
+        timeout_keep_alive=_KEEP_ALIVE_SECONDS,
+        timeout_graceful_shutdown=_SHUTDOWN_SECONDS,
+        workers=1,  # explicitly: otherwise uvicorn reads WEB_CONCURRENCY
+        # The implementation without deprecated parts, and the one that stops reading a connection while the application has
+        # a message it has not taken: one message, and what one read of the socket brought, is all that waits in here.
+        # (ws_max_queue is for the other implementation; this one has no such queue.)
+        ws="websockets-sansio",
+        ws_max_size=max(_MIN_HARD_FRAME_CAP, 4 * settings.max_frame_bytes),
+        # Sound does not compress, and a deflated frame may blow up a thousandfold.
+        ws_per_message_deflate=False,
+        # Pings keep the idle timers of proxies and address translators from closing a quiet stream. A missing pong closes
+        # nothing: while reading is paused (a stream ahead of real time) pongs wait in the socket unread, and uvicorn counts
+        # that time against the client. Dead peers are found by our own idle timer (SONOTAG_IDLE_SECONDS), which stops while
+        # reading is paused, and by TCP.
+        ws_ping_interval=20,
+        ws_ping_timeout=None,
+    )
+
+
+def serve_app(
+    app: FastAPI,
+    settings: Settings,
+    sockets: list[socket.socket],
+    *,
+    on_ready: Callable[[], None],
+    parent_fd: int | None = None,
+) -> int:
+    """Serve an application until a signal ends it.
+
+    Args:
+        app: The application; `app.state.lifecycle` is its `Lifecycle`.
+        settings: The service's settings.
+        sockets: Bound sockets; they are closed at the end.
+        on_ready: Called once when the service is ready.
+        parent_fd: See `DrainingServer`.
+
+    Returns:
+        The exit code: `OK` after a clean drain, `START` when the model could not be loaded, `UNFINISHED` when something was
+        cut off.
+    """
+    lifecycle: Lifecycle = app.state.lifecycle
+    server = DrainingServer(make_config(app, settings), lifecycle, settings.drain_seconds, on_ready, parent_fd)
+    try:
+        server.run(sockets=sockets)
+    except SystemExit:
+        # uvicorn's way to say that the application's start failed; it has logged why.
+        return exit_codes.START
+    lifecycle.mark_stopped()
+    if lifecycle.failed is not None:
+        log_event(_logger, logging.ERROR, "the service cannot start", reason=lifecycle.failed)
+        return exit_codes.START
+    return exit_codes.UNFINISHED if server.is_unfinished else exit_codes.OK
+
+
+def run_server(settings: Settings, create_app: Callable[[Settings], FastAPI]) -> int:
+    """Serve in this process, until a signal ends it.
+
+    Args:
+        settings: The settings.
+        create_app: Makes the application, `service.app.create_app`.
+
+    Returns:
+        The exit code; see `serve_app`.
+
+    Raises:
+        SettingsError: The address cannot be had.
+    """
+    sockets = listen(settings)
+    address = describe(settings, sockets)
+    try:
+        return serve_app(create_app(settings), settings, sockets, on_ready=lambda: announce(address))
+    finally:
+        for sock in sockets:
+            sock.close()
+        remove_unix_socket(settings)
+
+
+def end_process(code: int) -> NoReturn:
+    """End this process. A thread in which something was cut off is not waited for."""
+    logging.shutdown()
+    sys.stdout.flush()
+    if code == exit_codes.UNFINISHED:
+        os._exit(code)
+    sys.exit(code)

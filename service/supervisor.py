@@ -1,0 +1,242 @@
+"""Several server processes on one address: started, watched, restarted, drained.
+
+The supervisor binds the address and keeps it, so that no connection is refused while a worker is replaced. Workers are
+fresh processes, not forks: each sets up its own threads, model and metrics. They share nothing but the listening sockets
+and the folder of metrics files. They are in sessions of their own, since Control-C in a terminal reaches a whole process
+group and a worker would take it, and then the supervisor's signal, for the second one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import pickle
+import shutil
+import signal
+import socket
+import sys
+import tempfile
+import time
+from asyncio.subprocess import PIPE, Process
+from collections.abc import Callable, MutableMapping, Sequence
+from pathlib import Path
+from typing import Final
+
+from service import exit_codes
+from service.child import Child, python_module
+from service.errors import SettingsError
+from service.logs import log_event
+from service.metrics import MULTIPROCESS_VARIABLE, forget_worker
+from service.settings import Settings
+from service.sockets import announce, describe, listen, remove_unix_socket
+from service.worker_order import READY, Order
+
+_logger = logging.getLogger(__name__)
+
+FIRST_BACKOFF_SECONDS: Final = 1.0
+LONGEST_BACKOFF_SECONDS: Final = 30.0
+# A worker that was ready for this long died of something new.
+_HEALTHY_SECONDS: Final = 60.0
+# Past its drain a worker has 5 s for uvicorn's shutdown; then something hangs.
+_GRACE_SECONDS: Final = 15.0
+_SECOND_SIGNAL_SECONDS: Final = 3.0
+
+
+class Supervisor:
+    """Keeps `settings.workers` processes alive until a signal, or until they cannot start.
+
+    Args:
+        settings: The whole service's settings.
+        sockets: Bound sockets, which the caller owns.
+        child: How to run a worker.
+        metrics_folder: The folder the workers share.
+        on_ready: Called once, when all workers are ready for the first time.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        sockets: Sequence[socket.socket],
+        child: Child,
+        metrics_folder: Path,
+        on_ready: Callable[[], None],
+    ) -> None:
+        self._settings = settings
+        self._sockets = sockets
+        self._child = child
+        self._metrics_folder = metrics_folder
+        self._on_ready = on_ready
+        self._processes: dict[int, Process] = {}
+        self._ready: set[int] = set()
+        self._was_ready = False
+        self._stopping = asyncio.Event()
+        self._exit_code = exit_codes.OK
+
+    async def run(self) -> int:
+        """Run the workers and return the exit code: 0 after a clean drain of all of them."""
+        loop = asyncio.get_running_loop()
+        for sig in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(sig, self._receive_signal)
+        try:
+            async with asyncio.TaskGroup() as group:
+                for index in range(self._settings.workers):
+                    group.create_task(self._keep_worker(index))
+                log_event(_logger, logging.INFO, "workers are started", workers=self._settings.workers)
+        finally:
+            for sig in (signal.SIGTERM, signal.SIGINT):
+                loop.remove_signal_handler(sig)
+        return self._exit_code
+
+    async def _keep_worker(self, index: int) -> None:
+        backoff = FIRST_BACKOFF_SECONDS
+        while not self._stopping.is_set():
+            started = time.monotonic()
+            process = await self._start_worker(index)
+            code = await self._watch_worker(index, process)
+            forget_worker(process.pid, str(self._metrics_folder))
+            was_ready = index in self._ready
+            self._ready.discard(index)
+            if self._stopping.is_set():
+                self._note_end(code, was_ready)
+                return
+            if code == exit_codes.START and not self._was_ready:
+                self._exit_code = code
+                self._stop(signal.SIGTERM)
+                return
+            if was_ready and time.monotonic() - started > _HEALTHY_SECONDS:
+                backoff = FIRST_BACKOFF_SECONDS
+            log_event(_logger, logging.ERROR, "a worker died", worker=index, pid=process.pid, code=code, restart_in_s=backoff)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._stopping.wait(), backoff)
+            backoff = min(2 * backoff, LONGEST_BACKOFF_SECONDS)
+
+    async def _start_worker(self, index: int) -> Process:
+        fds = tuple(sock.fileno() for sock in self._sockets)
+        process = await asyncio.create_subprocess_exec(
+            *self._child.command,
+            env={**self._child.environ, MULTIPROCESS_VARIABLE: str(self._metrics_folder)},
+            stdin=PIPE,
+            stdout=PIPE,
+            pass_fds=fds,
+            start_new_session=True,
+        )
+        self._processes[index] = process
+        assert process.stdin is not None
+        process.stdin.write(pickle.dumps(Order(divide_settings(self._settings, index), fds)))
+        if self._stopping.is_set():
+            # The signal came while the process was being made.
+            _send(process, signal.SIGTERM)
+        return process
+
+    async def _watch_worker(self, index: int, process: Process) -> int:
+        """Read what a worker says until it ends, and return its exit code."""
+        assert process.stdout is not None
+        async for line in process.stdout:
+            if line == READY:
+                self._note_ready(index)
+            else:
+                sys.stdout.buffer.write(line)
+                sys.stdout.buffer.flush()
+        return await process.wait()
+
+    def _note_ready(self, index: int) -> None:
+        self._ready.add(index)
+        if not self._was_ready and len(self._ready) == self._settings.workers:
+            self._was_ready = True
+            self._on_ready()
+
+    def _note_end(self, code: int, was_ready: bool) -> None:
+        if code < 0:
+            # A worker that had not yet set up its signal handlers had nothing to finish.
+            code = exit_codes.UNFINISHED if was_ready else exit_codes.OK
+        self._exit_code = self._exit_code or code
+
+    def _receive_signal(self) -> None:
+        if self._stopping.is_set():
+            # The workers take it for their second one.
+            self._stop(signal.SIGTERM, kill_after=_SECOND_SIGNAL_SECONDS)
+        else:
+            self._stop(signal.SIGTERM, kill_after=self._settings.drain_seconds + _GRACE_SECONDS)
+
+    def _stop(self, sig: signal.Signals, *, kill_after: float = _GRACE_SECONDS) -> None:
+        self._stopping.set()
+        for process in self._processes.values():
+            _send(process, sig)
+        asyncio.get_running_loop().call_later(kill_after, self._kill_all)
+
+    def _kill_all(self) -> None:
+        for process in self._processes.values():
+            if process.returncode is None:
+                log_event(_logger, logging.ERROR, "a worker does not end and is killed", pid=process.pid)
+            _send(process, signal.SIGKILL)
+
+
+def divide_settings(settings: Settings, index: int) -> Settings:
+    """Return one worker's settings: what holds for the whole service is divided, the rest is the same."""
+    share, rest = divmod(settings.max_streams, settings.workers)
+    return settings.model_copy(update={"max_streams": max(1, share + (index < rest))})
+
+
+def prepare_metrics_folder(environ: MutableMapping[str, str]) -> Path | None:
+    """Make the folder that PROMETHEUS_MULTIPROC_DIR names, without the files of an earlier run: they would be added up.
+
+    Returns:
+        The folder, or None where the variable is not set.
+
+    Raises:
+        SettingsError: It cannot be made or emptied.
+    """
+    if not environ.get(MULTIPROCESS_VARIABLE):
+        environ.pop(MULTIPROCESS_VARIABLE, None)
+        return None
+    folder = Path(environ[MULTIPROCESS_VARIABLE])
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for file in folder.glob("*.db"):
+            file.unlink()
+    except OSError as error:
+        raise SettingsError(f"{MULTIPROCESS_VARIABLE} is {str(folder)!r}: {os.strerror(error.errno or 0)}") from error
+    return folder
+
+
+def run_supervisor(settings: Settings, child: Child | None = None) -> int:
+    """Serve with several workers until a signal ends them.
+
+    Args:
+        settings: The settings; `workers` says how many.
+        child: How to run a worker; `python -m service.worker` when not given.
+
+    Returns:
+        The exit code: `OK` after a clean drain, `START` when the workers cannot start, else that of a worker that ended
+        otherwise.
+
+    Raises:
+        SettingsError: The address or the metrics folder cannot be had.
+    """
+    folder = prepare_metrics_folder(os.environ)
+    sockets = listen(settings)
+    temporary = None if folder is not None else Path(tempfile.mkdtemp(prefix="sonotag-metrics-"))
+    try:
+        address = describe(settings, sockets)
+        supervisor = Supervisor(
+            settings,
+            sockets,
+            child or python_module("service.worker"),
+            folder or temporary or Path(),
+            lambda: announce(address),
+        )
+        return asyncio.run(supervisor.run())
+    finally:
+        for sock in sockets:
+            sock.close()
+        remove_unix_socket(settings)
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _send(process: Process, sig: signal.Signals) -> None:
+    if process.returncode is None:
+        with contextlib.suppress(ProcessLookupError):
+            process.send_signal(sig)

@@ -1,0 +1,51 @@
+"""One of several server processes, started by `service.supervisor` as `python -m service.worker`.
+
+Standard input brings an `Order` and stays open for as long as the supervisor lives; on standard output this process says
+`READY` once.
+"""
+
+from __future__ import annotations
+
+import pickle
+import socket
+import sys
+from collections.abc import Callable
+
+from fastapi import FastAPI
+
+from service.errors import StartError
+from service.exit_codes import START
+from service.logs import configure_logging
+from service.server import end_process, serve_app
+from service.settings import Settings
+from service.worker_order import READY, Order
+
+
+def run_worker(create_app: Callable[[Settings], FastAPI]) -> int:
+    """Serve until the supervisor says that it is over, or is gone, and return the exit code."""
+    order = pickle.load(sys.stdin.buffer)
+    assert isinstance(order, Order)
+    settings = order.settings
+    configure_logging(settings.log_format, settings.log_level)
+    sockets = [socket.socket(fileno=fd) for fd in order.fds]
+    try:
+        return serve_app(create_app(settings), settings, sockets, on_ready=_say_ready, parent_fd=sys.stdin.fileno())
+    except StartError as error:
+        print(f"sonotag serve: {error}", file=sys.stderr)
+        return START
+
+
+def _say_ready() -> None:
+    sys.stdout.buffer.write(READY)
+    sys.stdout.buffer.flush()
+
+
+def main() -> None:
+    """Run a worker with the real application."""
+    from service.app import create_app
+
+    end_process(run_worker(create_app))
+
+
+if __name__ == "__main__":
+    main()

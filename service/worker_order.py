@@ -1,0 +1,24 @@
+"""What the supervisor tells a worker, and what the worker answers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from service.settings import Settings
+
+READY: Final = b"ready\n"
+"""The line on a worker's standard output that says that it serves."""
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """The first thing on a worker's standard input. It travels pickled, because JSON would hide secrets.
+
+    Attributes:
+        settings: The settings, with this worker's part of what is divided.
+        fds: The listening sockets, inherited.
+    """
+
+    settings: Settings
+    fds: tuple[int, ...]

@@ -1,0 +1,174 @@
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+
+import httpx
+import pytest
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import ClientConnection, connect
+
+from service import exit_codes
+from service.errors import SettingsError
+from service.settings_source import load_settings
+from service.supervisor import divide_settings, prepare_metrics_folder
+from tests.support.process import ServiceProcess, running
+
+APP = "tests.support.tiny_app"
+TWO = {"SONOTAG_WORKERS": "2", "SONOTAG_MAX_STREAMS": "101"}
+
+
+def open_stream(service: ServiceProcess, stack: ExitStack) -> tuple[ClientConnection, int]:
+    """Open a stream and return it with its worker's process id."""
+    stream = stack.enter_context(connect(service.url.replace("http", "ws") + "/ws"))
+    return stream, int(stream.recv())
+
+
+def gauge(service: ServiceProcess, name: str) -> float:
+    page = httpx.get(service.url + "/metrics").text
+    found = re.search(rf"^{name} (\S+)$", page, re.MULTILINE)
+    assert found, page
+    return float(found[1])
+
+
+def test_the_workers_share_the_address_and_the_limits(tmp_path: Path) -> None:
+    with running(APP, cwd=tmp_path, environ=TWO) as service:
+        url = service.wait_ready()
+        seen: dict[int, int] = {}
+        for _ in range(500):
+            answer = httpx.get(url + "/pid").json()
+            seen[answer["pid"]] = answer["max_streams"]
+            if len(seen) == 2:
+                break
+        assert sorted(seen.values()) == [50, 51]
+        assert service.pid not in seen
+        service.send_signal(signal.SIGTERM)
+        assert service.wait() == exit_codes.OK
+
+
+def test_streams_in_all_workers_finish_before_the_service_ends(tmp_path: Path) -> None:
+    with running(APP, cwd=tmp_path, environ=TWO) as service, ExitStack() as stack:
+        service.wait_ready()
+        streams = [open_stream(service, stack) for _ in range(6)]
+        assert gauge(service, "sonotag_streams_open") == 6
+        service.send_signal(signal.SIGTERM)
+        for stream, _ in streams:
+            assert stream.recv() == "going_away"
+        for stream, _ in streams:
+            stream.send("stop")
+            assert stream.recv() == "the last result"
+            with pytest.raises(ConnectionClosed):
+                stream.recv()
+            assert stream.close_code == 1001
+        assert service.wait() == exit_codes.OK
+
+
+def test_a_killed_worker_is_replaced_and_its_live_gauges_go(tmp_path: Path) -> None:
+    folder = tmp_path / "metrics"
+    with running(APP, cwd=tmp_path, environ=TWO | {"PROMETHEUS_MULTIPROC_DIR": str(folder)}) as service, ExitStack() as stack:
+        service.wait_ready()
+        streams = [open_stream(service, stack) for _ in range(8)]
+        victim = streams[0][1]
+        lost = [stream for stream, pid in streams if pid == victim]
+        os.kill(victim, signal.SIGKILL)
+        service.wait_for_line(rf"a worker died .*pid={victim} code=-9")
+        for stream in lost:
+            with pytest.raises(ConnectionClosed):
+                stream.recv()
+        assert not list(folder.glob(f"gauge_live*_{victim}.db"))
+        assert gauge(service, "sonotag_streams_open") == len(streams) - len(lost)
+        # The replacement answers on the same address.
+        known = {pid for _, pid in streams}
+        pids = (httpx.get(service.url + "/pid").json()["pid"] for _ in range(100_000))
+        assert next(pid for pid in pids if pid not in known)
+
+
+def test_a_start_error_of_the_workers_ends_the_service_with_its_exit_code(tmp_path: Path) -> None:
+    with running(APP, cwd=tmp_path, environ=TWO | {"TINY_FAIL": "1"}) as service:
+        assert service.wait() == exit_codes.START
+        assert "the bundle is altered" in service.stderr
+        assert service.output == []
+
+
+def test_a_second_signal_ends_all_workers_at_once(tmp_path: Path) -> None:
+    with running(APP, cwd=tmp_path, environ=TWO | {"SONOTAG_DRAIN_SECONDS": "3600"}) as service, ExitStack() as stack:
+        service.wait_ready()
+        stream, pid = open_stream(service, stack)
+        service.send_signal(signal.SIGINT)
+        assert stream.recv() == "going_away"
+        service.send_signal(signal.SIGINT)
+        assert service.wait() == exit_codes.UNFINISHED
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
+
+
+def test_a_signal_during_the_start_ends_it_cleanly(tmp_path: Path) -> None:
+    with running(APP, cwd=tmp_path, environ=TWO) as service:
+        service.wait_for_line("workers are started")
+        service.send_signal(signal.SIGTERM)
+        assert service.wait() == exit_codes.OK
+
+
+def test_workers_end_when_the_supervisor_dies_and_free_the_address(tmp_path: Path) -> None:
+    with running(APP, cwd=tmp_path, environ=TWO) as service, ExitStack() as stack:
+        url = service.wait_ready()
+        stream, pid = open_stream(service, stack)
+        service.send_signal(signal.SIGKILL)
+        assert stream.recv() == "going_away", "what is under way may still finish"
+        port = url.rsplit(":", 1)[1]
+        second = TWO | {"SONOTAG_PORT": port}
+        # The worker without a stream has ended or ends now; neither holds the address.
+        service.wait_for_line("the supervisor died")
+        service.wait_for_line("the supervisor died")
+        with running(APP, cwd=tmp_path, environ=second) as successor:
+            assert successor.wait_ready() == url
+        stream.send("stop")
+        assert stream.recv() == "the last result"
+        with pytest.raises(ConnectionClosed):
+            stream.recv()
+        assert pid
+
+
+def test_the_metrics_of_an_earlier_run_are_not_added_up(tmp_path: Path) -> None:
+    folder = tmp_path / "metrics"
+    environ = TWO | {"PROMETHEUS_MULTIPROC_DIR": str(folder)}
+    with running(APP, cwd=tmp_path, environ=environ) as service:
+        service.wait_ready()
+        assert list(folder.glob("*.db"))
+        with ExitStack() as stack:
+            open_stream(service, stack)
+            assert gauge(service, "sonotag_streams_open") == 1
+        service.send_signal(signal.SIGKILL)
+        service.wait()
+    with running(APP, cwd=tmp_path, environ=environ) as service:
+        service.wait_ready()
+        assert gauge(service, "sonotag_streams_open") == 0
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(SettingsError, match=r"PROMETHEUS_MULTIPROC_DIR is .*File exists"):
+        prepare_metrics_folder({"PROMETHEUS_MULTIPROC_DIR": str(tmp_path / "file")})
+    environ = {"PROMETHEUS_MULTIPROC_DIR": ""}
+    assert prepare_metrics_folder(environ) is None
+    assert environ == {}, "the library takes an empty name for one"
+
+
+def test_streams_are_divided_without_losing_any() -> None:
+    settings = load_settings({"workers": "3", "max_streams": "11"})
+    assert [divide_settings(settings, index).max_streams for index in range(3)] == [4, 4, 3]
+    few = load_settings({"workers": "3", "max_streams": "1"})
+    assert [divide_settings(few, index).max_streams for index in range(3)] == [1, 1, 1]
+
+
+def test_the_supervisor_itself_loads_neither_models_nor_the_web_framework() -> None:
+    code = "import sys, service.commands.serve; print(sorted(sys.modules))"
+    root = Path(__file__).resolve().parents[2]
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, timeout=60, check=True)
+    for heavy in ("'fastapi'", "'onnxruntime'", "'uvicorn'"):
+        assert heavy not in done.stdout

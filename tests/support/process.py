@@ -1,0 +1,114 @@
+"""A service in a process of its own, as users run it."""
+
+from __future__ import annotations
+
+import os
+import queue
+import re
+import signal
+import subprocess
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from service.child import python_module
+
+START_SECONDS = 120
+
+
+class ServiceProcess:
+    """A started service, its address, and what it has said.
+
+    Args:
+        module: What to run, as after `python -m`.
+        arguments: Its arguments.
+        environ: Variables beside those of this process.
+        cwd: Where to run it.
+    """
+
+    def __init__(self, module: str, *arguments: str, environ: Mapping[str, str] | None = None, cwd: Path) -> None:
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith(("SONOTAG_", "PROMETHEUS_"))}
+        child = python_module(module, *arguments, environ=inherited | {"SONOTAG_PORT": "0"} | dict(environ or {}))
+        self._process = subprocess.Popen(
+            child.command,
+            env=dict(child.environ),
+            cwd=cwd,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        self.pid = self._process.pid
+        self.errors: list[str] = []
+        self.output: list[str] = []
+        self._events: queue.Queue[str | None] = queue.Queue()
+        self._threads = [
+            threading.Thread(target=self._read, args=(self._process.stdout, self.output), daemon=True),
+            threading.Thread(target=self._read, args=(self._process.stderr, self.errors), daemon=True),
+        ]
+        for thread in self._threads:
+            thread.start()
+        self.url = ""
+
+    def _read(self, pipe: object, lines: list[str]) -> None:
+        for line in pipe:  # type: ignore[attr-defined]
+            lines.append(line)
+            self._events.put(line)
+        self._events.put(None)
+
+    def wait_for_line(self, pattern: str) -> re.Match[str]:
+        """Return the first line, of those not yet waited past, on either output that matches."""
+        ended = 0
+        while ended < 2:
+            line = self._events.get(timeout=START_SECONDS)
+            if line is None:
+                ended += 1
+            elif match := re.search(pattern, line):
+                return match
+        raise AssertionError(f"it ended without a line like {pattern}:\n" + "".join(self.output + self.errors))
+
+    def wait_ready(self) -> str:
+        """Return the address that it prints."""
+        self.url = self.wait_for_line(r"Sonotag is ready on (\S+)")[1]
+        return self.url
+
+    def send_signal(self, sig: signal.Signals) -> None:
+        """Send it a signal."""
+        self._process.send_signal(sig)
+
+    def wait(self, timeout: float = 60) -> int:
+        """Return its exit code."""
+        code = self._process.wait(timeout)
+        for thread in self._threads:
+            thread.join(timeout)
+        return code
+
+    @property
+    def stderr(self) -> str:
+        """What it has logged so far."""
+        return "".join(self.errors)
+
+    def end(self) -> None:
+        """End it and whatever it started, however it is."""
+        # The second signal ends it at once; sent too soon, it would be one with the first. The last is for what hangs.
+        for sig, seconds in ((signal.SIGTERM, 1), (signal.SIGTERM, 20), (signal.SIGKILL, 20)):
+            if self._process.poll() is None:
+                self._process.send_signal(sig)
+                with suppress(subprocess.TimeoutExpired):
+                    self._process.wait(seconds)
+        for thread in self._threads:
+            thread.join(20)
+        for pipe in (self._process.stdout, self._process.stderr):
+            assert pipe is not None
+            pipe.close()
+
+
+@contextmanager
+def running(module: str, *arguments: str, environ: Mapping[str, str] | None = None, cwd: Path) -> Iterator[ServiceProcess]:
+    """Run a service for as long as the context is open."""
+    process = ServiceProcess(module, *arguments, environ=environ, cwd=cwd)
+    try:
+        yield process
+    finally:
+        process.end()
