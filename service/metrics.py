@@ -60,18 +60,18 @@ class Metrics:
     """The service's counts and durations, an `Observer` of it. Every method may be called from any thread.
 
     Args:
-        multiprocess_dir: The folder that all workers share, or None for a single process. It must be what
-            ``PROMETHEUS_MULTIPROC_DIR`` was when `prometheus_client` was first imported.
+        multiprocess_dir: The folder that all workers share. When it is not given it is what ``PROMETHEUS_MULTIPROC_DIR``
+            says, as the library itself read it when it was first imported; without that this is a single process.
     """
 
     def __init__(self, multiprocess_dir: str | None = None) -> None:
-        self._multiprocess_dir = multiprocess_dir
+        self._multiprocess_dir = multiprocess_dir or os.environ.get(MULTIPROCESS_VARIABLE) or None
         self._registry = registry = CollectorRegistry()
         self._routes: set[str] = set()
         self._routes_lock = threading.Lock()
         # The moment each series was made is no measurement, and the multiprocess mode has none: leave it out of both.
         prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
-        if multiprocess_dir is None:
+        if self._multiprocess_dir is None:
             # These read /proc of the process that renders, which says nothing of its siblings.
             prometheus_client.ProcessCollector(registry=registry)
         self._requests = Counter(
@@ -218,11 +218,6 @@ class Metrics:
                     return OTHER
                 self._routes.add(route)
         return route
-
-
-def create_metrics() -> Metrics:
-    """Return metrics for this process: shared with its siblings where the supervisor said so."""
-    return Metrics(os.environ.get(MULTIPROCESS_VARIABLE) or None)
 
 
 def forget_worker(pid: int, folder: str) -> None:

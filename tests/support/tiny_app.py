@@ -17,7 +17,7 @@ from service.errors import BundleError
 from service.exit_codes import START
 from service.lifecycle import Lifecycle
 from service.logs import configure_logging
-from service.metrics import create_metrics
+from service.metrics import Metrics
 from service.server import end_process, run_server
 from service.settings import Settings
 from service.settings_source import load_settings
@@ -27,7 +27,7 @@ from service.worker import run_worker
 
 def create_app(settings: Settings) -> FastAPI:
     lifecycle = Lifecycle()
-    metrics = create_metrics()
+    metrics = Metrics()
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:

@@ -29,8 +29,8 @@ SPEC = ModelSpec(
 
 WORKER = """
 import sys
-from service.metrics import create_metrics
-metrics = create_metrics()
+from service.metrics import Metrics
+metrics = Metrics()
 metrics.stream_opened()
 metrics.queue_depth("tiny", 3)
 metrics.batch_scored("tiny", 2)
