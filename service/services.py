@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from service.errors import NotReady
 from service.inference.catalog import Catalog
 from service.lifecycle import Lifecycle
 from service.metrics import Metrics
 from service.settings import Settings
+
+T = TypeVar("T")
 
 
 @dataclass(slots=True)
@@ -35,6 +39,10 @@ class Services:
     num_streams: int = 0
     _catalog: Catalog | None = field(default=None)
 
+    async def run(self, function: Callable[[], T]) -> T:
+        """Run something that blocks in the pool."""
+        return await asyncio.get_running_loop().run_in_executor(self.executor, function)
+
     @property
     def catalog(self) -> Catalog:
         """The served models.
@@ -49,3 +57,9 @@ class Services:
     @catalog.setter
     def catalog(self, catalog: Catalog) -> None:
         self._catalog = catalog
+
+    async def close(self) -> None:
+        """Stop the models, after what is queued, and the pool."""
+        if self._catalog is not None:
+            await self._catalog.stop()
+        self.executor.shutdown(wait=False, cancel_futures=True)

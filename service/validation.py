@@ -25,11 +25,21 @@ def parameter_error(error: pydantic.ValidationError, known: Collection[str], pre
     where = prefix + ".".join(str(part) for part in first["loc"] if not isinstance(part, str) or part.isidentifier())
     if first["type"] == "extra_forbidden":
         return unknown_parameter(where, known, prefix)
-    got = repr(first["input"])
-    shown = got if len(got) <= MAX_SHOWN else got[:MAX_SHOWN] + "..."
-    message = first["msg"].removeprefix("Value error, ")
-    at = where.rstrip(".")
-    return InvalidParameter(f"{at or 'the value'}: {message[:1].lower()}{message[1:]}; got {shown}", param=at or None)
+    return describe_problem(where.rstrip("."), first["msg"], first["input"])
+
+
+def describe_problem(where: str, problem: str, got: object) -> InvalidParameter:
+    """Return the error for a value that does not fit.
+
+    Args:
+        where: The parameter; empty when the whole is meant.
+        problem: What pydantic says.
+        got: The value.
+    """
+    shown = repr(got)
+    shown = shown if len(shown) <= MAX_SHOWN else shown[:MAX_SHOWN] + "..."
+    problem = problem.removeprefix("Value error, ")
+    return InvalidParameter(f"{where or 'the value'}: {problem[:1].lower()}{problem[1:]}; got {shown}", param=where or None)
 
 
 def unknown_parameter(name: str, known: Iterable[str], prefix: str = "") -> InvalidParameter:

@@ -221,7 +221,7 @@ class Configured(ServerMessage):
     """`configuration`: the answer to `update`; what ends after `from` is treated so."""
 
     type: Literal["configuration"] = "configuration"
-    from_: float = pydantic.Field(alias="from")
+    from_: float = pydantic.Field(serialization_alias="from")
     configuration: StreamConfiguration
 
 

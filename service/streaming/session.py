@@ -32,6 +32,7 @@ from service.errors import (
 from service.inference.runner import FloatArray, Int16Array, ModelSpec
 from service.postprocess.event_config import EventConfig
 from service.postprocess.events import EventChange, EventDetector
+from service.postprocess.scores import SCORE_DIGITS
 from service.streaming.actions import Action, Close, Dropped, FinishAudio, Infer, Send
 from service.streaming.configuration import ActiveConfiguration, AudioFormat, is_complete, merge_start, resolve_start
 from service.streaming.ledger import WindowEntry, WindowLedger, WindowState
@@ -56,8 +57,6 @@ from service.streaming.messages import (
     parse_query,
 )
 from service.streaming.monitor import SignalMonitor
-
-PEAK_DIGITS = 7
 
 
 class _State(Enum):
@@ -506,7 +505,7 @@ class StreamSession:
                     phase=change.phase,
                     onset=self._seconds(event.onset),
                     offset=self._seconds(event.offset),
-                    peak=round(event.peak, PEAK_DIGITS),
+                    peak=round(event.peak, SCORE_DIGITS),
                     retracted=True if change.retracted else None,
                 )
             )

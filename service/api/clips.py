@@ -1,0 +1,203 @@
+"""Clips through the pipeline: from a file and a query to the answer, whole or line by line."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from dataclasses import dataclass
+from typing import IO, BinaryIO, cast
+
+import pydantic
+
+from service.api.error_handlers import error_body
+from service.api.schemas import ClassifyQuery, ClipAnswer, ErrorLine, EventItem, SummaryLine, WindowItem, WindowLine
+from service.audio.decoding import AudioFile, open_audio
+from service.audio.intake import file_samples
+from service.errors import ClipTooLong, InvalidParameter, ServiceError
+from service.inference.batcher import Batcher, Reservation
+from service.inference.runner import ModelSpec
+from service.options import Grid, make_selector, make_thresholds, parse_events, resolve_grid
+from service.postprocess.event_config import EventConfig
+from service.postprocess.scores import SCORE_DIGITS, Function, Tag
+from service.services import Services
+from service.streaming.messages import TagItem
+from service.tagger import ClipPlan, ClipReader, ClipResult, ClipTags, ScoredWindow, Timing, score_clip
+
+MAX_TIMELINE_TAGS = 1_000_000
+"""Of one JSON answer, about 60 MB; longer timelines go line by line."""
+
+
+def make_plan(spec: ModelSpec, query: ClassifyQuery, defaults: EventConfig, function: Function | None = None) -> ClipPlan:
+    """Check a query against a model.
+
+    Raises:
+        InvalidParameter: A value is out of the model's range, or a label unknown.
+    """
+    selector = make_selector(spec, query.top_k, query.threshold, query.labels, query.exclude)
+    events = None if query.events is None else parse_events(query.events, defaults)
+    grid = resolve_grid(spec, query.window, query.hop)
+    if query.hop is None and not query.timeline and events is None:
+        grid = Grid(grid.window_samples, grid.window_samples)
+    return ClipPlan(
+        spec=spec,
+        grid=grid,
+        selector=selector,
+        aggregation=query.aggregate,
+        thresholds=make_thresholds(spec, events, selector) if events else None,
+        embedding=query.embedding,
+        function=function,
+    )
+
+
+@dataclass(slots=True)
+class Clip:
+    """One clip on its way through the pipeline.
+
+    Attributes:
+        plan: What is wanted.
+        windows: Its results, in order.
+        timing: Filled while they come.
+        reader: Knows how much was read.
+    """
+
+    plan: ClipPlan
+    windows: AsyncGenerator[ScoredWindow, None]
+    timing: Timing
+    reader: ClipReader
+    audio: AudioFile
+    file: IO[bytes]
+    num_bytes: int
+
+    def progress(self, position: int) -> float:
+        """Return how much of the clip is done at a position in samples, 0 to 1."""
+        if self.reader.is_finished:
+            return position / self.reader.num_samples
+        if self.audio.num_frames:
+            return min(1.0, position / (self.audio.num_frames / self.audio.sample_rate * self.plan.spec.sample_rate))
+        read = min(1.0, self.file.tell() / max(1, self.num_bytes))
+        return read * min(1.0, position / max(1, self.reader.num_samples))
+
+
+@asynccontextmanager
+async def open_clip(
+    services: Services,
+    batcher: Batcher,
+    file: IO[bytes],
+    plan: ClipPlan,
+    channel: int | None,
+    reservation: Reservation | None = None,
+) -> AsyncIterator[Clip]:
+    """Open a clip and begin to score it.
+
+    Raises:
+        ServiceError: See `score_clip` and `open_audio`.
+    """
+    settings, metrics = services.settings, services.metrics
+    num_bytes = file.seek(0, 2)
+    file.seek(0)
+    audio = await services.run(lambda: open_audio(cast(BinaryIO, file), channel=channel))
+    async with AsyncExitStack() as stack:
+        stack.callback(audio.close)
+        if audio.num_frames and audio.num_frames > settings.max_clip_seconds * audio.sample_rate:
+            raise ClipTooLong(
+                f"the clip is {audio.num_frames / audio.sample_rate:.1f} s long, "
+                f"the limit is {settings.max_clip_seconds:g} s (SONOTAG_MAX_CLIP_SECONDS)"
+            )
+        blocks = file_samples(audio, plan.spec.sample_rate, observe=metrics.stage_seconds, clock=services.clock)
+        reader = ClipReader(blocks, plan, settings.max_clip_seconds, services.clock)
+        timing = Timing()
+        windows = score_clip(
+            reader,
+            batcher,
+            services.executor,
+            timeout_seconds=settings.request_timeout_seconds,
+            timing=timing,
+            reservation=reservation,
+        )
+        stack.callback(lambda: metrics.audio_received("clip", reader.num_samples / plan.spec.sample_rate))
+        clip = Clip(plan, windows, timing, reader, audio, file, num_bytes)
+        await stack.enter_async_context(aclosing(windows))
+        yield clip
+
+
+async def answer_clip(services: Services, clip: Clip, *, timeline: bool) -> ClipAnswer:
+    """Score a whole clip and return its answer.
+
+    Raises:
+        ServiceError: See `score_clip`.
+        InvalidParameter: The timeline is too long for one answer.
+    """
+    tags = ClipTags(clip.plan)
+    windows: list[WindowItem] = []
+    num_tags = 0
+    async for window in clip.windows:
+        started = services.clock()
+        items = tags.add(window)
+        services.metrics.stage_seconds("postprocess", services.clock() - started)
+        if timeline:
+            num_tags += len(items)
+            if num_tags > MAX_TIMELINE_TAGS:
+                raise InvalidParameter(
+                    f"the timeline has more than {MAX_TIMELINE_TAGS} tags: ask with Accept: application/x-ndjson, "
+                    "a longer hop, a smaller top_k or a higher threshold",
+                    param="timeline",
+                )
+            windows.append(_window_item(clip.plan.spec, window, items))
+    return _answer(clip.plan, tags.result(clip.reader.num_samples), windows if timeline else None)
+
+
+async def answer_lines(services: Services, clip: Clip, first: ScoredWindow) -> AsyncIterator[bytes]:
+    """Yield the lines of an NDJSON answer; an error that comes later is the last line.
+
+    Args:
+        services: Clock and metrics.
+        clip: The clip.
+        first: Its first window, which was awaited before the answer's head was sent.
+    """
+    tags = ClipTags(clip.plan)
+    window: ScoredWindow | None = first
+    try:
+        while window is not None:
+            item = _window_item(clip.plan.spec, window, tags.add(window))
+            progress = round(clip.progress(window.span.end), 4)
+            yield _line(WindowLine(start=item.start, end=item.end, tags=item.tags, progress=progress))
+            window = await anext(clip.windows, None)
+        answer = _answer(clip.plan, tags.result(clip.reader.num_samples))
+        yield _line(SummaryLine.model_validate(answer.model_dump()))
+    except ServiceError as error:
+        yield _line(ErrorLine(error=error_body(error)))
+
+
+def _line(item: pydantic.BaseModel) -> bytes:
+    return item.model_dump_json(exclude_none=True).encode() + b"\n"
+
+
+def tag_items(tags: tuple[Tag, ...]) -> tuple[TagItem, ...]:
+    """Return the wire form of tags."""
+    return tuple(TagItem.model_validate(tag) for tag in tags)
+
+
+def _window_item(spec: ModelSpec, window: ScoredWindow, tags: tuple[Tag, ...]) -> WindowItem:
+    rate = spec.sample_rate
+    return WindowItem(start=window.span.start / rate, end=window.span.end / rate, tags=tag_items(tags))
+
+
+def _answer(plan: ClipPlan, result: ClipResult, windows: list[WindowItem] | None = None) -> ClipAnswer:
+    spec = plan.spec
+    events = tuple(
+        EventItem(
+            label=spec.labels[event.label_id],
+            onset=event.onset / spec.sample_rate,
+            offset=event.offset / spec.sample_rate,
+            peak=round(event.peak, SCORE_DIGITS),
+        )
+        for event in result.events
+    )
+    return ClipAnswer(
+        model=spec.name,
+        duration=result.num_samples / spec.sample_rate,
+        tags=tag_items(result.tags),
+        windows=windows,
+        events=events if plan.thresholds else None,
+        embedding=None if result.embedding is None else [round(float(value), 6) for value in result.embedding],
+    )

@@ -1,0 +1,67 @@
+"""From errors to answers: one shape, one table, nothing of the machine in it."""
+
+from __future__ import annotations
+
+import math
+from http import HTTPStatus
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from service.api.schemas import ErrorAnswer, ErrorBody
+from service.errors import ServiceError
+from service.validation import describe_problem, unknown_parameter
+
+CODES = {404: "not_found", 405: "method_not_allowed", 400: "invalid_request"}
+
+
+def error_body(error: ServiceError) -> ErrorBody:
+    """Return the wire form of an error."""
+    return ErrorBody(
+        code=error.code,
+        message=error.message,
+        param=error.param,
+        retryable=error.retryable,
+        retry_after_s=error.retry_after_s,
+    )
+
+
+def error_response(error: ServiceError) -> JSONResponse:
+    """Return the answer to a request that ended with an error; `Retry-After` where trying again can help."""
+    headers = {}
+    if error.http_status in (429, 503) and error.retry_after_s is not None:
+        headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_s)))
+    return JSONResponse(ErrorAnswer(error=error_body(error)).model_dump(), error.http_status, headers)
+
+
+async def _service_error(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, ServiceError)
+    return error_response(error)
+
+
+async def _validation_error(request: Request, error: Exception) -> JSONResponse:
+    """A bad parameter is 400, in place of FastAPI's 422."""
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"][1:])
+    if first["type"] == "extra_forbidden":
+        known = getattr(request.scope.get("endpoint"), "parameters", ())
+        return error_response(unknown_parameter(where, known))
+    return error_response(describe_problem(where, first["msg"], first.get("input")))
+
+
+async def _http_error(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)
+    phrase = HTTPStatus(error.status_code).phrase
+    detail = error.detail if error.detail != phrase else f"{phrase}: {request.method} {request.url.path[:200]}"
+    body = ErrorBody(code=CODES.get(error.status_code, "http_error"), message=detail)
+    return JSONResponse(ErrorAnswer(error=body).model_dump(), error.status_code, error.headers)
+
+
+def add_error_handlers(app: FastAPI) -> None:
+    """Register the handlers. What none of them takes is `service.api.middleware`'s 500."""
+    app.add_exception_handler(ServiceError, _service_error)
+    app.add_exception_handler(RequestValidationError, _validation_error)
+    app.add_exception_handler(HTTPException, _http_error)

@@ -1,0 +1,33 @@
+"""For those who operate it: liveness, readiness, metrics."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Request
+from fastapi.responses import Response
+
+from service.api.schemas import ErrorAnswer, HealthAnswer
+from service.services import Services
+
+router = APIRouter()
+
+
+@router.get("/health/live")
+async def live() -> HealthAnswer:
+    """The process answers."""
+    return HealthAnswer(status="live")
+
+
+@router.get("/health/ready", responses={503: {"model": ErrorAnswer, "description": "Not warm yet, or draining"}})
+async def ready(request: Request) -> HealthAnswer:
+    """New work is taken: 503 until the models are warm, and again while draining."""
+    services: Services = request.app.state.services
+    services.lifecycle.check_ready()
+    return HealthAnswer(status="ready")
+
+
+@router.get("/metrics", response_class=Response)
+async def metrics(request: Request) -> Response:
+    """What Prometheus scrapes; with several workers, of all of them."""
+    services: Services = request.app.state.services
+    body, content_type = await services.run(services.metrics.render)
+    return Response(body, headers={"Content-Type": content_type})

@@ -1,0 +1,78 @@
+"""Around every HTTP request: its id, its one log line, its count and time, and the answer when something of ours breaks."""
+
+from __future__ import annotations
+
+import logging
+import re
+import secrets
+
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from service.api.error_handlers import error_response
+from service.errors import ServiceError
+from service.logs import log_request, request_context
+from service.services import Services
+
+logger = logging.getLogger(__name__)
+
+REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
+CLIENT_CLOSED_REQUEST = 499
+"""What nginx logs for a client that left before its answer."""
+
+
+def new_id() -> str:
+    """Return a random id for a request or session, 16 hexadecimal digits."""
+    return secrets.token_hex(8)
+
+
+def route_template(scope: Scope) -> str:
+    """Return the template of the route that took a request, or `other`: a closed set, whatever paths clients send."""
+    path = getattr(scope.get("route"), "path", None)
+    return path if isinstance(path, str) and path else "other"
+
+
+class RequestContext:
+    """Pure ASGI, so that streamed bodies are not buffered.
+
+    Args:
+        app: What is wrapped.
+        services: Metrics and clock.
+    """
+
+    def __init__(self, app: ASGIApp, services: Services) -> None:
+        self._app = app
+        self._services = services
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one connection."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        given = dict(scope["headers"]).get(b"x-request-id", b"")
+        request_id = given.decode("ascii") if REQUEST_ID.fullmatch(given) else new_id()
+        started = self._services.clock()
+        status = 0
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [*message.get("headers", []), (b"x-request-id", request_id.encode("ascii"))]
+            await send(message)
+
+        with request_context(request_id):
+            try:
+                await self._app(scope, receive, send_with_id)
+            except ClientDisconnect:
+                pass
+            except Exception:
+                logger.exception("the request failed")
+                if not status:
+                    error = ServiceError("something went wrong on our side; the log knows it under this X-Request-Id")
+                    await error_response(error)(scope, receive, send_with_id)
+            finally:
+                route, status = route_template(scope), status or CLIENT_CLOSED_REQUEST
+                seconds = self._services.clock() - started
+                self._services.metrics.request_finished(route, status, seconds)
+                log_request(scope["method"], route, status, seconds)

@@ -1,0 +1,222 @@
+"""REST: clips (`/v1/classify`, `/v1/classify/batch`, `/compat/huggingface`) and what is served (`/v1/models`, `/v1/labels`)."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import io
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import IO, Annotated, TypeVar
+
+import pydantic
+from fastapi import APIRouter, Query, Request
+from fastapi.responses import Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
+
+from service.api.clips import answer_clip, answer_lines, make_plan, open_clip
+from service.api.error_handlers import error_body
+from service.api.schemas import (
+    BatchAnswer,
+    ClassifyQuery,
+    ClipAnswer,
+    ErrorAnswer,
+    HuggingFaceItem,
+    HuggingFaceRequest,
+    LabelItem,
+    LabelsAnswer,
+)
+from service.api.uploads import FILE_FIELD, open_clips, until_disconnect
+from service.errors import BodyTooLarge, InvalidParameter, ServiceError
+from service.inference.policy import Priority
+from service.services import Services
+from service.tagger import MAX_PLACES, Timing
+from service.validation import parameter_error
+
+T = TypeVar("T")
+
+NDJSON = "application/x-ndjson"
+MAX_JSON_BYTES = 64 * 1024 * 1024
+"""A JSON body is held in memory, base64 and all; sound of any size can be sent as it is."""
+BATCH_CONCURRENCY = 2
+"""Clips of one batch request under way at once: one is decoded while the other is scored."""
+HUGGING_FACE_TOP_K = 5
+
+router = APIRouter()
+
+_AUDIO = {"type": "string", "format": "binary"}
+
+
+def _body(*, many: bool) -> dict[str, object]:
+    files = {"type": "array", "items": _AUDIO} if many else _AUDIO
+    content: dict[str, object] = {
+        "multipart/form-data": {"schema": {"type": "object", "required": [FILE_FIELD], "properties": {FILE_FIELD: files}}}
+    }
+    if not many:
+        content["application/octet-stream"] = {"schema": _AUDIO}
+    return {"requestBody": {"required": True, "content": content}}
+
+
+_ERRORS: dict[int | str, dict[str, object]] = {
+    status: {"model": ErrorAnswer, "description": text}
+    for status, text in {
+        400: "A bad parameter, or sound that is broken",
+        404: "No such model",
+        413: "Too long or too large",
+        415: "Not sound",
+        422: "Fewer samples than the model needs",
+        500: "Our own fault",
+        503: "Queue full, too late, draining or not ready; Retry-After says when to try again",
+    }.items()
+}
+
+
+def _services(request: Request) -> Services:
+    services = request.app.state.services
+    assert isinstance(services, Services)
+    return services
+
+
+class LinesResponse(StreamingResponse):
+    """NDJSON whose resources are released whatever becomes of the connection.
+
+    Args:
+        lines: The body.
+        stack: What to close at the end.
+    """
+
+    def __init__(self, lines: AsyncIterator[bytes], stack: AsyncExitStack) -> None:
+        # nginx would hold the lines back otherwise
+        super().__init__(lines, media_type=NDJSON, headers={"X-Accel-Buffering": "no", "Cache-Control": "no-store"})
+        self._stack = stack
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the response."""
+        async with self._stack:
+            await super().__call__(scope, receive, send)
+
+
+def _server_timing(timing: Timing) -> dict[str, str]:
+    parts = {"decode": timing.decode, "queue": timing.queue, "infer": timing.infer}
+    return {"Server-Timing": ", ".join(f"{name};dur={seconds * 1000:.1f}" for name, seconds in parts.items())}
+
+
+async def _to_json(services: Services, answer: pydantic.BaseModel) -> bytes:
+    """A long timeline takes a while to write: not on the event loop."""
+    return (await services.run(lambda: answer.model_dump_json(exclude_none=True))).encode()
+
+
+@asynccontextmanager
+async def _only_clip(request: Request, services: Services) -> AsyncIterator[IO[bytes]]:
+    async with open_clips(request, services.settings.max_body_bytes) as files:
+        if len(files) > 1:
+            raise InvalidParameter(
+                f"the body has {len(files)} parts called file: one here, several at /v1/classify/batch", param=FILE_FIELD
+            )
+        yield files[0]
+
+
+@router.post("/v1/classify", response_model=ClipAnswer, responses=_ERRORS, openapi_extra=_body(many=False))
+async def classify(request: Request, query: Annotated[ClassifyQuery, Query()]) -> Response:
+    """Say what is heard in one clip: multipart field `file`, or the bytes as the body."""
+    services = _services(request)
+    async with AsyncExitStack() as stack:
+        stack.enter_context(services.lifecycle.admit())
+        batcher = services.catalog.get(query.model)
+        plan = make_plan(batcher.spec, query, services.settings.events)
+        file = await stack.enter_async_context(_only_clip(request, services))
+        opening = open_clip(services, batcher, file, plan, query.channel)
+        clip = await stack.enter_async_context(opening)
+        if NDJSON in request.headers.get("accept", ""):
+            first = await until_disconnect(request, anext(clip.windows))
+            return LinesResponse(answer_lines(services, clip, first), stack.pop_all())
+        answer = await until_disconnect(request, answer_clip(services, clip, timeline=query.timeline))
+        return Response(await _to_json(services, answer), media_type="application/json", headers=_server_timing(clip.timing))
+
+
+@router.post("/v1/classify/batch", response_model=BatchAnswer, responses=_ERRORS, openapi_extra=_body(many=True))
+async def classify_batch(request: Request, query: Annotated[ClassifyQuery, Query()]) -> Response:
+    """Say what is heard in several clips: as many parts `file`; one answer or error for each, in order."""
+    services = _services(request)
+    with services.lifecycle.admit():
+        batcher = services.catalog.get(query.model)
+        plan = make_plan(batcher.spec, query, services.settings.events)
+        async with open_clips(request, services.settings.max_body_bytes) as files:
+            places = min(MAX_PLACES, batcher.max_places(Priority.BULK))
+            with batcher.reserve(places, Priority.BULK) as reservation:
+                turn = asyncio.Semaphore(BATCH_CONCURRENCY)
+
+                async def answer(file: IO[bytes]) -> ClipAnswer | ErrorAnswer:
+                    try:
+                        async with turn, open_clip(services, batcher, file, plan, query.channel, reservation) as clip:
+                            return await answer_clip(services, clip, timeline=query.timeline)
+                    except ServiceError as error:
+                        return ErrorAnswer(error=error_body(error))
+
+                results = await until_disconnect(request, _gather([answer(file) for file in files]))
+        return Response(await _to_json(services, BatchAnswer(results=results)), media_type="application/json")
+
+
+async def _gather(jobs: list[Coroutine[object, object, T]]) -> list[T]:
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(job) for job in jobs]
+    return [task.result() for task in tasks]
+
+
+@router.post("/compat/huggingface", response_model=list[HuggingFaceItem], responses=_ERRORS, openapi_extra=_body(many=False))
+async def classify_for_hugging_face(request: Request) -> Response:
+    """The wire format of Hugging Face's audio-classification task: sound, or JSON with base64 `inputs` and `parameters`."""
+    services = _services(request)
+    async with AsyncExitStack() as stack:
+        stack.enter_context(services.lifecycle.admit())
+        batcher = services.catalog.get(None)
+        file = await stack.enter_async_context(_only_clip(request, services))
+        file, asked = await services.run(lambda: _read_hugging_face(file))
+        parameters = asked.parameters if asked else None
+        top_k = (parameters and parameters.top_k) or HUGGING_FACE_TOP_K
+        function = parameters.function_to_apply if parameters else None
+        plan = make_plan(batcher.spec, ClassifyQuery(top_k=top_k), services.settings.events, function)
+        clip = await stack.enter_async_context(open_clip(services, batcher, file, plan, None))
+        answer = await until_disconnect(request, answer_clip(services, clip, timeline=False))
+        items = [HuggingFaceItem(label=tag.label, score=tag.score) for tag in answer.tags]
+        body = pydantic.TypeAdapter(list[HuggingFaceItem]).dump_json(items)
+        return Response(body, media_type="application/json", headers=_server_timing(clip.timing))
+
+
+def _read_hugging_face(file: IO[bytes]) -> tuple[IO[bytes], HuggingFaceRequest | None]:
+    """Tell JSON from sound by the first bytes: the client sends no content type."""
+    is_json = file.read(64).lstrip()[:1] == b"{"
+    file.seek(0)
+    if not is_json:
+        return file, None
+    text = file.read(MAX_JSON_BYTES + 1)
+    if len(text) > MAX_JSON_BYTES:
+        raise BodyTooLarge(f"a JSON body has more than {MAX_JSON_BYTES} bytes: send the sound itself as the body")
+    try:
+        asked = HuggingFaceRequest.model_validate_json(text)
+        return io.BytesIO(base64.b64decode(asked.inputs, validate=True)), asked
+    except pydantic.ValidationError as error:
+        raise parameter_error(error, HuggingFaceRequest.model_fields) from error
+    except binascii.Error as error:
+        raise InvalidParameter(f"inputs is no base64: {error}", param="inputs") from error
+
+
+@router.get("/v1/models")
+async def list_models(request: Request) -> dict[str, object]:
+    """What is served; the first is the default."""
+    catalog = _services(request).catalog
+    return {"default": catalog.default, "models": [catalog.describe(name) for name in catalog.names]}
+
+
+@router.get("/v1/models/{name}", responses={404: _ERRORS[404]})
+async def get_model(request: Request, name: str) -> object:
+    """One served model."""
+    return _services(request).catalog.describe(name)
+
+
+@router.get("/v1/labels", response_model=LabelsAnswer, responses={404: _ERRORS[404]})
+async def list_labels(request: Request, model: str | None = None) -> LabelsAnswer:
+    """The labels of a model, with their ids."""
+    spec = _services(request).catalog.get(model).spec
+    return LabelsAnswer(model=spec.name, labels=[LabelItem(id=index, label=label) for index, label in enumerate(spec.labels)])

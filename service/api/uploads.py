@@ -1,0 +1,114 @@
+"""Clips out of request bodies: raw or multipart, counted while they arrive, spooled to a file that has no name."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from collections.abc import AsyncIterator, Awaitable
+from contextlib import asynccontextmanager
+from typing import IO, TypeVar, cast
+
+from fastapi import Request
+from starlette.datastructures import UploadFile
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.types import Message
+
+from service.errors import BodyTooLarge, InvalidParameter
+from service.validation import unknown_parameter
+
+T = TypeVar("T")
+
+SPOOL_BYTES = 1024 * 1024
+"""Up to this much of a body stays in memory."""
+MAX_FILES = 256
+FILE_FIELD = "file"
+
+
+def _too_large(got: str, limit: int) -> BodyTooLarge:
+    return BodyTooLarge(f"the body has {got} bytes, at most {limit} are read (SONOTAG_MAX_BODY_BYTES)")
+
+
+def limit_body(request: Request, max_bytes: int) -> Request:
+    """Return the request with a body that raises `BodyTooLarge` once more than `max_bytes` have come.
+
+    Raises:
+        BodyTooLarge: The declared length is above the limit already.
+    """
+    declared = request.headers.get("content-length", "")
+    if declared.isdecimal() and int(declared) > max_bytes:
+        raise _too_large(declared, max_bytes)
+    received = 0
+
+    async def receive() -> Message:
+        nonlocal received
+        message = await request.receive()
+        received += len(message.get("body", b""))
+        if received > max_bytes:
+            raise _too_large(f"more than {max_bytes}", max_bytes)
+        return message
+
+    return Request(request.scope, receive)
+
+
+@asynccontextmanager
+async def open_clips(request: Request, max_bytes: int) -> AsyncIterator[list[IO[bytes]]]:
+    """Yield the clips of a request as seekable files at their start: its `file` parts, or its whole body.
+
+    Args:
+        request: The request; its body is read here.
+        max_bytes: Of the whole body.
+
+    Raises:
+        BodyTooLarge: The body is larger.
+        InvalidParameter: A multipart body has no `file`, too many, or other fields.
+    """
+    request = limit_body(request, max_bytes)
+    if request.headers.get("content-type", "").split(";")[0].strip().lower() != "multipart/form-data":
+        with tempfile.SpooledTemporaryFile(max_size=SPOOL_BYTES) as body:
+            async for chunk in request.stream():
+                body.write(chunk)
+            body.seek(0)
+            yield [cast(IO[bytes], body)]
+        return
+    try:
+        form = await request.form(max_files=MAX_FILES, max_fields=MAX_FILES)
+    except HTTPException as error:
+        raise InvalidParameter(f"the multipart body cannot be read: {error.detail}", param=FILE_FIELD) from error
+    try:
+        files: list[IO[bytes]] = []
+        for name, value in form.multi_items():
+            if name != FILE_FIELD:
+                raise unknown_parameter(f"{name} (as a form field)", ())
+            if not isinstance(value, UploadFile):
+                raise InvalidParameter("the part file must be a file: with curl, -F file=@NAME", param=FILE_FIELD)
+            files.append(value.file)
+        if not files:
+            raise InvalidParameter("the multipart body has no part called file: with curl, -F file=@NAME", param=FILE_FIELD)
+        yield files
+    finally:
+        await form.close()
+
+
+async def until_disconnect(request: Request, work: Awaitable[T]) -> T:
+    """Await work whose request body has been read; cancel it when the client leaves.
+
+    Raises:
+        ClientDisconnect: The client left.
+    """
+    task = asyncio.ensure_future(work)
+    watch = asyncio.ensure_future(_disconnected(request))
+    try:
+        await asyncio.wait([task, watch], return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise ClientDisconnect
+        return task.result()
+    finally:
+        for future in (watch, task):
+            future.cancel()
+        await asyncio.gather(task, watch, return_exceptions=True)
+
+
+async def _disconnected(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass

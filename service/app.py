@@ -1,0 +1,105 @@
+"""The application: wiring and nothing else."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+
+from fastapi import FastAPI
+from fastapi.middleware.cors import CORSMiddleware
+from fastapi.responses import FileResponse
+
+from service.api import health, rest, websocket
+from service.api.error_handlers import add_error_handlers
+from service.api.middleware import RequestContext
+from service.errors import StartError
+from service.inference.batcher import Batcher
+from service.inference.catalog import Catalog, open_catalog
+from service.inference.runner import Runner
+from service.lifecycle import Lifecycle
+from service.metrics import Metrics
+from service.services import Services
+from service.settings import Settings
+from service.web import INDEX_FILE
+
+logger = logging.getLogger(__name__)
+
+POOL_THREADS = 8
+"""Decoding threads: libsndfile, FFmpeg and soxr release the interpreter's lock."""
+
+
+def create_app(settings: Settings, *, runner: Runner | None = None) -> FastAPI:
+    """Build the application. Its lifespan loads the models; readiness says when that is done.
+
+    Args:
+        settings: The settings.
+        runner: Served in place of the bundles; for tests.
+    """
+    lifecycle, metrics = Lifecycle(), Metrics()
+    executor = ThreadPoolExecutor(POOL_THREADS, thread_name_prefix="decode")
+    services = Services(settings, lifecycle, metrics, executor)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        loading = asyncio.create_task(_load(services, runner))
+        try:
+            yield
+        finally:
+            await loading
+            await services.close()
+
+    app = FastAPI(
+        title="Sonotag",
+        summary="Real-time streaming audio tagging",
+        version=version("sonotag"),
+        lifespan=lifespan,
+        root_path=settings.root_path,
+    )
+    app.state.services = services
+    app.state.lifecycle = lifecycle
+    app.state.metrics = metrics
+    add_error_handlers(app)
+    for module in (rest, websocket, health):
+        app.include_router(module.router)
+    app.add_api_route("/", _index, include_in_schema=False)
+    if settings.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.cors_origins,
+            allow_methods=["*"],
+            allow_headers=["*"],
+            expose_headers=["X-Request-Id", "Server-Timing", "Retry-After"],
+        )
+    app.add_middleware(RequestContext, services=services)
+    return app
+
+
+async def _index() -> FileResponse:
+    return FileResponse(INDEX_FILE)
+
+
+async def _load(services: Services, runner: Runner | None) -> None:
+    """Load the models in a thread, so that liveness and readiness answer meanwhile."""
+    settings, lifecycle = services.settings, services.lifecycle
+    try:
+        if runner is not None:
+            places = settings.max_queue_windows
+            batcher = Batcher(runner, max_queue_windows=places, clock=services.clock, observer=services.metrics)
+            catalog = Catalog({runner.spec.name: batcher})
+        else:
+            folders = {bundle.name: bundle.folder for bundle in settings.bundles}
+            catalog = await asyncio.to_thread(open_catalog, folders, settings, services.metrics, clock=services.clock)
+        catalog.start()
+        services.catalog = catalog
+        for batcher in catalog:
+            services.metrics.model_loaded(batcher.spec)
+        lifecycle.mark_ready()
+    except StartError as error:
+        lifecycle.fail(error)
+    except Exception as error:
+        logger.exception("the models could not be loaded")
+        lifecycle.fail(StartError(f"the models could not be loaded: {type(error).__name__}: {error}"))
