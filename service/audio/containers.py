@@ -175,6 +175,8 @@ class ContainerDecoder:
         self._mixer.check(self.channels)
 
     def _stated_frames(self) -> int | None:
+        if self._name == "mp4" and not self._stream.frames:
+            return None  # fragmented: the header states its first fragment
         if self._stream.duration is not None and self._stream.time_base is not None:
             seconds = float(self._stream.duration * self._stream.time_base)
         else:
@@ -267,6 +269,6 @@ def _to_float(frame: AudioFrame) -> Float32Array:
     offset, full_scale = _SCALES[frame.format.name.removesuffix("p")]
     data = frame.to_ndarray()
     samples = data.T if frame.format.is_planar else data.reshape(-1, channels)
-    with np.errstate(over="ignore"):  # a float64 that float32 cannot hold becomes infinite, and is refused
+    with np.errstate(over="ignore", invalid="ignore"):  # what float32 cannot hold becomes infinite; refused when mixed
         scaled: Float32Array = (samples.astype(np.float32) - np.float32(offset)) / np.float32(full_scale)
     return scaled

@@ -58,14 +58,12 @@ class MonoMixer:
         """
         channels = frames.shape[1]
         self.check(channels)
-        if self._channel is not None:
-            mixed = frames[:, self._channel].astype(np.float64)
-        else:
-            mixed = frames[:, 0].astype(np.float64)
-            for index in range(1, channels):
-                with np.errstate(invalid="ignore"):  # the sum of both infinities; refused below
-                    mixed += frames[:, index]
-            mixed /= channels
+        picked = range(channels) if self._channel is None else range(self._channel, self._channel + 1)
+        mixed = np.zeros(len(frames))
+        with np.errstate(invalid="ignore"):  # signalling NaNs, and the sum of both infinities: refused below
+            for index in picked:
+                mixed += frames[:, index]
+        mixed /= len(picked)
         finite = np.isfinite(mixed)
         if not finite.all():
             self._refuse(mixed, int(np.argmin(finite)))
