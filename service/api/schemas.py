@@ -70,17 +70,22 @@ class ClipAnswer(pydantic.BaseModel):
     embedding: list[float] | None = None
 
 
-class WindowLine(WindowItem):
+class _WindowType(pydantic.BaseModel):
+    type: Literal["window"] = "window"
+
+
+class WindowLine(WindowItem, _WindowType):
     """A line of an NDJSON answer: one window; `progress` is how much of the clip is done, 0 to 1."""
 
-    type: Literal["window"] = "window"
     progress: float
 
 
-class SummaryLine(ClipAnswer):
-    """The last line of an NDJSON answer."""
-
+class _SummaryType(pydantic.BaseModel):
     type: Literal["summary"] = "summary"
+
+
+class SummaryLine(ClipAnswer, _SummaryType):
+    """The last line of an NDJSON answer."""
 
 
 class ErrorBody(pydantic.BaseModel):
@@ -99,10 +104,12 @@ class ErrorAnswer(pydantic.BaseModel):
     error: ErrorBody
 
 
-class ErrorLine(ErrorAnswer):
-    """The last line of an NDJSON answer that broke off."""
-
+class _ErrorType(pydantic.BaseModel):
     type: Literal["error"] = "error"
+
+
+class ErrorLine(ErrorAnswer, _ErrorType):
+    """The last line of an NDJSON answer that broke off."""
 
 
 class BatchAnswer(pydantic.BaseModel):
