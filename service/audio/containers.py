@@ -16,6 +16,7 @@ from av.audio.stream import AudioStream
 from av.container import InputContainer
 
 from service.audio.formats import MAX_SAMPLE_RATE, MIN_SAMPLE_RATE
+from service.audio.frames import FrameReader
 from service.audio.pcm import MonoMixer
 from service.errors import UndecodableAudio, UnsupportedAudio
 
@@ -84,15 +85,6 @@ _CODECS = (
     "pcm_f32le,pcm_f32be,pcm_f64le,pcm_f64be,pcm_s16le_planar"
 )
 
-# A decoded sample's value at silence and its full scale, by FFmpeg's name of the sample format.
-_SCALES: dict[str, tuple[float, float]] = {
-    "u8": (128.0, 2.0**7),
-    "s16": (0.0, 2.0**15),
-    "s32": (0.0, 2.0**31),
-    "flt": (0.0, 1.0),
-    "dbl": (0.0, 1.0),
-}
-
 
 class ContainerDecoder:
     """Decodes the first audio stream of a container to mono blocks.
@@ -121,6 +113,7 @@ class ContainerDecoder:
 
     def __init__(self, source: ByteSource, container: str, *, channel: int | None) -> None:
         self._name = container
+        self._reader = FrameReader()
         self._mixer = MonoMixer(channel)
         self._bridge: soxr.ResampleStream | None = None
         self._bridge_rate = 0
@@ -146,7 +139,7 @@ class ContainerDecoder:
         """
         frame, self._first = self._first, None
         while frame is not None:
-            mono = self._mixer.mix(_to_float(frame))
+            mono = self._mixer.mix(self._reader.read(frame))
             yield from self._cut(self._conform(mono, frame.sample_rate))
             frame = next(self._frames, None)
         yield from self._cut(self._end_bridge())
@@ -261,14 +254,3 @@ def _refuse(container: str, error: av.error.FFmpegError) -> NoReturn:
     raise UndecodableAudio(
         f"the bytes are {container}, but cannot be decoded: {error.strerror or 'they are incomplete or damaged'}"
     ) from error
-
-
-def _to_float(frame: AudioFrame) -> Float32Array:
-    """Turn a frame into float32 `[n, channels]`, full scale is 1."""
-    channels = frame.layout.nb_channels
-    offset, full_scale = _SCALES[frame.format.name.removesuffix("p")]
-    data = frame.to_ndarray()
-    samples = data.T if frame.format.is_planar else data.reshape(-1, channels)
-    with np.errstate(over="ignore", invalid="ignore"):  # what float32 cannot hold becomes infinite; refused when mixed
-        scaled: Float32Array = (samples.astype(np.float32) - np.float32(offset)) / np.float32(full_scale)
-    return scaled

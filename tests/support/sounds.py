@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import subprocess
@@ -67,7 +68,7 @@ def take_in(intake: Intake, data: bytes, cuts: list[int] | None = None) -> Int16
     borders = [0, *sorted(cuts or []), len(data)]
     pieces = [np.zeros(0, np.int16)]
     try:
-        for start, end in zip(borders, borders[1:], strict=False):
+        for start, end in itertools.pairwise(borders):
             pieces += intake.push(data[start:end])
         pieces += intake.finish()
     finally:
