@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import re
+import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -196,15 +198,18 @@ class Bundle:
         """
         manifest = self.manifest
         try:
-            with np.load(self.folder / GOLDEN_FILE, allow_pickle=False) as arrays:
+            with (self.folder / GOLDEN_FILE).open("rb") as file, np.load(file, allow_pickle=False) as arrays:
                 golden = Golden(arrays["waveform"], arrays["lengths"], arrays["scores"])
-        except (OSError, KeyError, ValueError) as error:
+        except (OSError, KeyError, ValueError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
             raise BundleError(f"bundle {manifest.name!r}: {GOLDEN_FILE} cannot be read: {error}") from error
-        count = len(golden.lengths)
+        count = golden.lengths.size
         fits = (
             count > 0
+            and golden.lengths.dtype == np.int64
+            and golden.lengths.shape == (count,)
             and golden.waveform.dtype == np.int16
             and golden.waveform.shape == (count, manifest.window_samples)
+            and golden.scores.dtype == np.float32
             and golden.scores.shape == (count, len(manifest.labels))
             and golden.lengths.min() >= manifest.min_samples
             and golden.lengths.max() <= manifest.window_samples

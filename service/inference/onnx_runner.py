@@ -18,8 +18,12 @@ from service.inference.runner import Int16Array, Int64Array, ModelOutput, ModelS
 logger = logging.getLogger(__name__)
 
 BATCH_SIZES: dict[Provider, tuple[int, ...]] = {"cpu": (1, 2), "cuda": (1, 2, 4, 8, 16, 32)}
-"""The batch sizes that are warmed up. CPU: a window already fills the cores, so larger batches only make everyone wait
-longer. CUDA: 32 reaches what the GPU can do (64 gains 1 to 2 % and doubles the wait)."""
+"""The batch sizes that are warmed up, the largest last.
+
+CPU: a window already fills the cores, larger batches only leave the caches (the embedded model in batches of 1, 2, 4 and 8:
+30, 30, 33 and 35 to 40 ms of processor time a window, and 97, 102, 109 and 127 MB). CUDA: 32 reaches what the GPU can do (64
+gains 1 to 2 % and doubles the wait).
+"""
 
 OUTPUTS = ("logits", "scores")
 EMBEDDING = "embedding"

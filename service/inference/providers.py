@@ -97,7 +97,8 @@ def create_session(model: str | bytes, provider: Provider, *, num_threads: int) 
     options.log_severity_level = 3
     options.intra_op_num_threads = num_threads
     options.inter_op_num_threads = 1
-    # Between two runs spinning threads would burn the cores that decode sound and serve sockets.
+    # Threads that spin while they wait take the cores from those that decode sound and serve sockets: with two busy cores a
+    # window of the embedded model cost 55 ms of processor time instead of 30, and twice the time on the clock.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     providers: list[str | tuple[str, dict[str, str]]] = [CPU]
     if provider == "cuda":

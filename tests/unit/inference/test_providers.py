@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+import logging
+import subprocess
+import sys
+
+import pytest
+
+from service.errors import ProviderError
+from service.inference.providers import (
+    choose_provider,
+    count_usable_cores,
+    create_session,
+    find_cuda_obstacle,
+    has_nvidia_device,
+)
+from tests.support.bundles import build_model
+
+
+@pytest.fixture(scope="module")
+def obstacle() -> str | None:
+    return find_cuda_obstacle()
+
+
+def test_the_cpu_is_taken_when_it_is_asked_for() -> None:
+    assert choose_provider("cpu") == "cpu"
+
+
+def test_auto_takes_cuda_exactly_where_a_session_gets_it(obstacle: str | None, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        assert choose_provider("auto") == ("cuda" if obstacle is None else "cpu")
+    is_pity = obstacle is not None and has_nvidia_device()
+    assert bool(caplog.records) == is_pity
+
+
+def test_cuda_that_cannot_be_had_is_an_error_that_says_why(obstacle: str | None) -> None:
+    if obstacle is None:
+        assert choose_provider("cuda") == "cuda"
+        return
+    assert len(obstacle) > 10
+    with pytest.raises(ProviderError) as caught:
+        choose_provider("cuda")
+    assert obstacle in str(caught.value)
+    assert "SONOTAG_PROVIDER" in str(caught.value)
+
+
+def test_the_choice_is_made_without_a_word_on_stdout_or_stderr() -> None:
+    code = "from service.inference.providers import choose_provider; choose_provider('auto')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
+    said = done.stdout + "".join(line for line in done.stderr.splitlines() if "this machine has an NVIDIA device" not in line)
+    assert said == ""
+
+
+def test_a_session_on_the_cpu_is_on_the_cpu() -> None:
+    session = create_session(build_model().SerializeToString(), "cpu", num_threads=1)
+    assert session.get_providers() == ["CPUExecutionProvider"]
+
+
+def test_at_least_one_core_can_be_used() -> None:
+    assert count_usable_cores() >= 1
