@@ -1,0 +1,1 @@
+"""From a checkpoint to a bundle: the torch side of Sonotag. The service never imports it."""

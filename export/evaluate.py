@@ -1,0 +1,116 @@
+"""Labelled clips: does an 8-bit graph say what the float32 one says, and is it as often right?"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import soxr
+
+from export.architecture import FRAME_SAMPLES, SAMPLE_RATE
+from export.errors import ExportError
+from export.graph import Float, Graph
+from export.signals import Int16, Signal, stack
+from service.inference.bundle import ParityCheck
+
+MIN_AGREEMENT = 0.97
+MAX_MAP_LOSS = 0.005
+CLIPS_FILE = "clips.csv"
+_LABEL_COLUMNS = ("label", "audioset_label", "category")
+
+
+@dataclass(frozen=True, slots=True)
+class Clip:
+    """A labelled sound; `label_id` is None where the model has no such label."""
+
+    signal: Signal
+    label_id: int | None
+
+
+def read_clips(folder: Path, labels: tuple[str, ...]) -> tuple[Clip, ...]:
+    """Read a folder's clips.
+
+    Args:
+        folder: Sound files, and ``clips.csv`` with the columns ``file`` and one of ``label``, ``audioset_label`` or
+            ``category``: of those the one whose values the model knows most of.
+        labels: The model's.
+
+    Raises:
+        ExportError: There is no such list, a file cannot be read, or no clip has a label that the model knows.
+    """
+    path = folder / CLIPS_FILE
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            rows = list(csv.DictReader(file))
+    except OSError as error:
+        raise ExportError(f"--eval: {path} cannot be read: {error.strerror}") from error
+    if not rows or "file" not in rows[0]:
+        raise ExportError(f"--eval: {path} lists no clips (column file)")
+    ids = {label.casefold(): index for index, label in enumerate(labels)}
+    columns = [column for column in _LABEL_COLUMNS if column in rows[0]]
+    known = {column: [ids.get((row[column] or "").strip().casefold()) for row in rows] for column in columns}
+    best = max(columns, key=lambda column: len(rows) - known[column].count(None), default=None)
+    if best is None or all(label_id is None for label_id in known[best]):
+        raise ExportError(f"--eval: no clip in {path} has a label that the model knows")
+    return tuple(Clip(_read_clip(folder / row["file"]), label_id) for row, label_id in zip(rows, known[best], strict=True))
+
+
+def _read_clip(path: Path) -> Signal:
+    try:
+        samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
+    except (OSError, soundfile.LibsndfileError) as error:
+        raise ExportError(f"--eval: {path.name} cannot be read: {error}") from error
+    mono = samples.mean(axis=1)
+    if rate != SAMPLE_RATE:
+        mono = soxr.resample(mono, rate, SAMPLE_RATE)
+    if len(mono) < FRAME_SAMPLES:
+        raise ExportError(f"--eval: {path.name} has {len(mono)} samples at 16 kHz, expected at least {FRAME_SAMPLES}")
+    clipped: Int16 = np.clip(np.rint(mono * 32_768.0), -32_768, 32_767).astype(np.int16)
+    return Signal(path.name, clipped)
+
+
+def score_clips(
+    graph: Graph, clips: tuple[Clip, ...], window_samples: int, advance: Callable[[], None] = lambda: None
+) -> Float:
+    """Score the first window of each clip, one by one; `[clips, labels]`."""
+    rows = []
+    for clip in clips:
+        rows.append(graph.run(stack((clip.signal,), window_samples)).scores)
+        advance()
+    return np.concatenate(rows)
+
+
+def compare_scores(candidate: Float, baseline: Float, clips: tuple[Clip, ...]) -> list[ParityCheck]:
+    """Compare an 8-bit graph's scores with those of float32 on the same clips.
+
+    Returns:
+        Agreement of the highest labels over all clips, and how much macro mAP is lost over those with a known label;
+        both with their limits.
+    """
+    agreement = float(np.mean(candidate.argmax(axis=1) == baseline.argmax(axis=1)))
+    before, after = macro_map(baseline, clips), macro_map(candidate, clips)
+    where = f"{len(clips)} clips"
+    return [
+        ParityCheck(check="top-1 agreement", signal=where, measured=agreement, limit=MIN_AGREEMENT, at_least=True),
+        ParityCheck(check="macro mAP difference", signal=where, measured=abs(after - before), limit=MAX_MAP_LOSS),
+        ParityCheck(check="macro mAP", signal=where, measured=after, limit=None, at_least=True),
+    ]
+
+
+def macro_map(scores: Float, clips: tuple[Clip, ...]) -> float:
+    """Return the mean, over the labels that occur, of the average precision of ranking the labelled clips by that label."""
+    known = [index for index, clip in enumerate(clips) if clip.label_id is not None]
+    truth = np.array([clips[index].label_id for index in known])
+    return float(np.mean([average_precision(scores[known, label], truth == label) for label in np.unique(truth)]))
+
+
+def average_precision(scores: Float, is_positive: np.ndarray[tuple[int, ...], np.dtype[np.bool_]]) -> float:
+    """Return the mean precision at each positive, ranked by falling score; equal scores count against it."""
+    order = np.lexsort((is_positive, -scores))
+    hits = is_positive[order]
+    precision = np.cumsum(hits) / np.arange(1, len(hits) + 1)
+    return float(precision[hits].mean())
