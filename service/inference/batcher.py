@@ -2,19 +2,16 @@
 
 ::
 
-    submit (event loop) ── WindowQueue ── take ── Runner.run (own thread) ── one future for each window (event loop)
+    submit (event loop) ── WindowQueue ── ModelThread ── Runner.run ── one future for each window (event loop)
               └─ copied at once into the next batch's buffer, while the runner works on the other one
 
-The runner's thread takes whatever waits as soon as it is free: no timer holds a window back, and no turn of the event loop
-lies between two batches. Queue and buffers are shared with that thread under one lock, held for microseconds. Every future is
-resolved whatever happens: a failed batch fails its own windows, a dead thread fails all that wait.
+Every future is resolved whatever happens: a failed batch fails its own windows, a dead thread fails all that wait.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
-import threading
+import contextlib
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -24,12 +21,10 @@ from types import TracebackType
 import numpy as np
 
 from service.errors import DeadlineExceeded, Draining, InferenceFailed, QueueFull, ServiceError
-from service.inference.policy import Entry, Grant, Priority, WindowQueue
+from service.inference.model_thread import ModelThread
+from service.inference.policy import Entry, Grant, Priority
 from service.inference.runner import FloatArray, Int16Array, ModelOutput, ModelSpec, Runner
-from service.inference.staging import Batch, Staging
 from service.observer import Observer
-
-logger = logging.getLogger(__name__)
 
 MIN_RETRY_AFTER_SECONDS = 0.1
 
@@ -65,8 +60,8 @@ class _Window:
 class Reservation:
     """Places of the queue that one request or file holds; a context manager. Made by `Batcher.reserve`."""
 
-    def __init__(self, batcher: Batcher, grant: Grant) -> None:
-        self._batcher = batcher
+    def __init__(self, thread: ModelThread[_Window], grant: Grant) -> None:
+        self._thread = thread
         self._grant = grant
 
     @property
@@ -76,7 +71,7 @@ class Reservation:
 
     def release(self) -> None:
         """Give the places back. Windows that still wait keep theirs until they leave. Twice is once."""
-        self._batcher._release(self._grant)
+        self._thread.release(self._grant)
 
     def __enter__(self) -> Reservation:
         return self
@@ -109,20 +104,21 @@ class Batcher:
         observer: Observer,
     ) -> None:
         largest = runner.spec.batch_sizes[-1]
-        self._max_batch_size = largest if max_batch_size is None else max_batch_size
-        if not 1 <= self._max_batch_size <= largest:
-            raise ValueError(f"max_batch_size is {max_batch_size}, it must be 1 to {largest}")
+        size = largest if max_batch_size is None else max_batch_size
+        if not 1 <= size <= largest:
+            raise ValueError(f"max_batch_size is {size}, it must be 1 to {largest}")
         self._runner = runner
         self._spec = runner.spec
+        self._max_queue_windows = max_queue_windows
         self._clock = clock
         self._observer = observer
-        self._queue: WindowQueue[_Window] = WindowQueue(max_queue_windows)
-        self._staging: Staging[_Window] = Staging(self._spec, self._max_batch_size)
-        self._running: tuple[_Window, ...] = ()
-        self._changed = threading.Condition()
-        self._refusal: Callable[[], ServiceError] | None = None
+        self._thread: ModelThread[_Window] = ModelThread(
+            runner, capacity=max_queue_windows, max_batch_size=size, clock=clock, listener=_Messenger(self)
+        )
+        self._refusal: Callable[[], ServiceError] = partial(
+            InferenceFailed, f"model {self._spec.name} stopped working", retry_after_s=None
+        )
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._thread = threading.Thread(target=self._serve, name=f"model-{self._spec.name}", daemon=True)
         self._finished = asyncio.Event()
 
     @property
@@ -138,26 +134,23 @@ class Batcher:
     @property
     def depth(self) -> int:
         """How many windows wait for the runner."""
-        with self._changed:
-            return len(self._queue)
+        return self._thread.depth
 
     @property
     def seconds_per_window(self) -> float | None:
         """Moving average of what a window costs the runner; None until the first batch."""
-        return self._queue.seconds_per_window
+        return self._thread.seconds_per_window
 
     def retry_after_s(self) -> float:
         """Return in how many seconds what waits now will be done, at the speed measured so far; at least 0.1."""
-        with self._changed:
-            num_windows = len(self._queue) + len(self._running)
-            each = self._queue.seconds_per_window
-        return 1.0 if each is None else max(MIN_RETRY_AFTER_SECONDS, num_windows * each)
+        seconds = self._thread.backlog_seconds()
+        return 1.0 if seconds is None else max(MIN_RETRY_AFTER_SECONDS, seconds)
 
     # Callers
 
     def max_places(self, priority: Priority) -> int:
         """Return how many places of the queue all reservations of a priority may hold together."""
-        return self._queue.limit(priority)
+        return self._thread.limit(priority)
 
     def reserve(self, num_windows: int, priority: Priority) -> Reservation:
         """Admit a request: hold places of the queue for its windows, or refuse at once.
@@ -171,21 +164,22 @@ class Batcher:
             Draining: The batcher was stopped.
             InferenceFailed: The model's thread died.
         """
-        with self._changed:
-            self._refuse_when_stopped()
-            grant = self._queue.reserve(num_windows, priority)
-            waiting, free, limit = len(self._queue), self._queue.free_places(priority), self._queue.limit(priority)
+        if self._thread.is_stopping:
+            raise self._refusal()
+        grant = self._thread.reserve(num_windows, priority)
         if grant is not None:
-            return Reservation(self, grant)
+            return Reservation(self._thread, grant)
+        limit = self._thread.limit(priority)
         if num_windows > limit:
             raise QueueFull(
                 f"the request needs {num_windows} places in the queue and a {priority.value} request can have {limit} at most "
-                f"(SONOTAG_MAX_QUEUE_WINDOWS is {self._queue.capacity})",
+                f"(SONOTAG_MAX_QUEUE_WINDOWS is {self._max_queue_windows})",
                 retry_after_s=None,
             )
+        free = self._thread.free_places(priority)
         raise QueueFull(
-            f"the queue is full: {waiting} windows wait, {free} of its {limit} {priority.value} places are free, "
-            f"the request needs {num_windows} (SONOTAG_MAX_QUEUE_WINDOWS is {self._queue.capacity})",
+            f"the queue is full: {self.depth} windows wait, {free} of its {limit} {priority.value} places are free, "
+            f"the request needs {num_windows} (SONOTAG_MAX_QUEUE_WINDOWS is {self._max_queue_windows})",
             retry_after_s=self.retry_after_s(),
         )
 
@@ -220,20 +214,17 @@ class Batcher:
             raise self._too_late()
         window = _Window(waveform, embedding, now, asyncio.get_running_loop().create_future())
         entry = Entry(priority, deadline, window, None if reservation is None else reservation._grant)
-        with self._changed:
-            self._refuse_when_stopped()
-            self._queue.push(entry)
-            self._staging.stage(window)
-            self._changed.notify()
-            depth = len(self._queue)
+        if not self._thread.push(entry):
+            raise self._refusal()
         try:
-            self._observer.queue_depth(self._spec.name, depth)
+            self._observer.queue_depth(self._spec.name, self.depth)
             self._watch_deadline(entry)
             return await window.answer
         finally:
             if window.alarm is not None:
                 window.alarm.cancel()
-            self._discard(entry)
+            if self._thread.discard(entry):
+                self._observer.queue_depth(self._spec.name, self.depth)
 
     # Life
 
@@ -244,88 +235,23 @@ class Batcher:
 
     async def stop(self) -> None:
         """Refuse new windows, finish those that wait, end the thread and close the runner. Twice is once."""
-        with self._changed:
-            self._refusal = self._refusal or partial(Draining, "the service is going away, ask another one")
-            self._queue.lift_limits()
-            self._changed.notify()
-        if self._loop is None:
-            self._loop = asyncio.get_running_loop()
-            self._close()
+        if not self._thread.is_stopping:
+            self._refusal = partial(Draining, "the service is going away, ask another one")
+            if self._loop is None:
+                self._loop = asyncio.get_running_loop()
+                self._thread.close()
+            else:
+                self._thread.stop()
         await self._finished.wait()
 
-    # The model's thread
-
-    def _serve(self) -> None:
-        try:
-            while (batch := self._next_batch()) is not None:
-                self._run(batch)
-        except BaseException:
-            logger.exception("the thread of model %s died", self._spec.name)
-        finally:
-            self._close()
-
-    def _close(self) -> None:
-        """Fail what still waits, which is nothing unless the thread died or never ran, and close the runner."""
-        with self._changed:
-            self._refusal = self._refusal or partial(
-                InferenceFailed, f"model {self._spec.name} stopped working", retry_after_s=None
-            )
-            left = (*self._running, *(entry.item for entry in self._queue.clear()))
-        self._post(self._fail, left, self._refusal)
-        try:
-            self._runner.close()
-        finally:
-            self._post(self._finished.set)
-
-    def _next_batch(self) -> Batch[_Window] | None:
-        """Wait for work and take it; None when the batcher was stopped and nothing is left."""
-        with self._changed:
-            while True:
-                taken = self._queue.take(self._clock(), self._max_batch_size)
-                for entry in taken.expired:
-                    self._staging.unstage(entry.item)
-                if taken.expired:
-                    self._post(self._fail, [entry.item for entry in taken.expired], self._too_late)
-                if taken.batch:
-                    self._running = tuple(entry.item for entry in taken.batch)
-                    return self._staging.hand_over(self._running)
-                if not taken.expired:
-                    if self._refusal is not None and not len(self._queue):
-                        return None
-                    self._changed.wait()
-
-    def _run(self, batch: Batch[_Window]) -> None:
-        self._post(self._stage_upcoming)
-        started = self._clock()
-        output: ModelOutput | None = None
-        try:
-            output = self._runner.run(
-                batch.waveform, batch.lengths, embedding=any(window.embedding for window in batch.windows)
-            )
-        except BaseException:  # whatever it is, it may cost this batch its answers and not the ones after it
-            logger.exception("model %s failed on a batch of %d", self._spec.name, len(batch.windows))
-        seconds = self._clock() - started
-        with self._changed:
-            if output is not None:
-                self._queue.record_run(len(batch.windows), seconds)
-            self._running = ()
-        self._post(self._answer, batch.windows, output, started, seconds)
+    # On the event loop
 
     def _post(self, function: Callable[..., object], *arguments: object) -> None:
         """Call a function on the event loop, from the model's thread."""
         assert self._loop is not None
-        try:
+        # A closed loop refuses with RuntimeError, and then there is nobody left who waits.
+        with contextlib.suppress(RuntimeError):
             self._loop.call_soon_threadsafe(function, *arguments)
-        except RuntimeError:
-            logger.debug("the event loop is closed: nobody waits for %s", function)
-
-    # On the event loop
-
-    def _stage_upcoming(self) -> None:
-        """Copy what will probably run next while the runner works."""
-        with self._changed:
-            for entry in self._queue.upcoming(self._max_batch_size):
-                self._staging.stage(entry.item)
 
     def _answer(self, windows: tuple[_Window, ...], output: ModelOutput | None, started: float, seconds: float) -> None:
         if output is None:
@@ -352,6 +278,10 @@ class Batcher:
             if not window.answer.done():
                 window.answer.set_exception(make_error())
 
+    def _finish(self, windows: tuple[_Window, ...]) -> None:
+        self._fail(windows, self._refusal)
+        self._finished.set()
+
     def _watch_deadline(self, entry: Entry[_Window]) -> None:
         """Answer a window whose deadline passes while it waits; one that is running by then is left to finish."""
         if entry.deadline is None:
@@ -360,28 +290,8 @@ class Batcher:
         if remaining > 0:
             loop = asyncio.get_running_loop()
             entry.item.alarm = loop.call_later(max(remaining, 0.001), self._watch_deadline, entry)
-        elif self._discard(entry):
+        elif self._thread.discard(entry):
             self._fail([entry.item], self._too_late)
-
-    def _discard(self, entry: Entry[_Window]) -> bool:
-        with self._changed:
-            was_waiting = self._queue.discard(entry)
-            if was_waiting:
-                self._staging.unstage(entry.item)
-                self._changed.notify()
-            depth = len(self._queue)
-        if was_waiting:
-            self._observer.queue_depth(self._spec.name, depth)
-        return was_waiting
-
-    def _release(self, grant: Grant) -> None:
-        with self._changed:
-            self._queue.release(grant)
-            self._changed.notify()
-
-    def _refuse_when_stopped(self) -> None:
-        if self._refusal is not None:
-            raise self._refusal()
 
     def _too_late(self) -> DeadlineExceeded:
         return DeadlineExceeded(
@@ -395,3 +305,22 @@ class Batcher:
             raise ValueError(f"a window is int16 [n], not {waveform.dtype} {list(waveform.shape)}")
         if not least <= len(waveform) <= most:
             raise ValueError(f"a window of {len(waveform)} samples, the model takes {least} to {most}")
+
+
+@dataclass(frozen=True, slots=True)
+class _Messenger:
+    """The listener that carries what happened in the model's thread over to the batcher's event loop."""
+
+    batcher: Batcher
+
+    def run_started(self) -> None:
+        self.batcher._post(self.batcher._thread.stage_upcoming)
+
+    def run_finished(self, windows: tuple[_Window, ...], output: ModelOutput | None, started: float, seconds: float) -> None:
+        self.batcher._post(self.batcher._answer, windows, output, started, seconds)
+
+    def windows_expired(self, windows: tuple[_Window, ...]) -> None:
+        self.batcher._post(self.batcher._fail, windows, self.batcher._too_late)
+
+    def thread_finished(self, windows: tuple[_Window, ...]) -> None:
+        self.batcher._post(self.batcher._finish, windows)

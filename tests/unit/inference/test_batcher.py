@@ -308,6 +308,7 @@ async def test_reservations_are_refused_at_once_when_the_places_are_gone() -> No
 
 async def test_bulk_holds_at_most_half_of_the_places() -> None:
     async with running(FakeRunner(), max_queue_windows=4) as batcher:
+        assert (batcher.max_places(LIVE), batcher.max_places(BULK)) == (4, 2)
         with batcher.reserve(2, BULK):
             with pytest.raises(QueueFull, match="0 of its 2 bulk places"):
                 batcher.reserve(1, BULK)

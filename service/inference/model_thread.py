@@ -1,0 +1,209 @@
+"""The thread that a model runs in, and the queue and buffers that it shares with those who bring windows.
+
+The thread takes whatever waits as soon as the runner is free: no timer holds a window back, and no turn of anyone's event loop
+lies between two batches, because the next one is copied together while the runner works. One lock, held for microseconds (a
+window's copy at most), guards everything. This knows no asyncio: a `Listener` is told what happened.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from typing import Generic, Protocol, TypeVar
+
+from service.inference.policy import Entry, Grant, Priority, WindowQueue
+from service.inference.runner import Int16Array, ModelOutput, Runner
+from service.inference.staging import Batch, Staging
+
+logger = logging.getLogger(__name__)
+
+
+class Stageable(Protocol):
+    """A window as the thread sees it. It does not change while it waits."""
+
+    @property
+    def waveform(self) -> Int16Array:
+        """int16 `[n]`."""
+        ...
+
+    @property
+    def embedding(self) -> bool:
+        """Whether the embedding is wanted."""
+        ...
+
+
+W = TypeVar("W", bound=Stageable)
+W_contra = TypeVar("W_contra", bound=Stageable, contravariant=True)
+
+
+class Listener(Protocol[W_contra]):
+    """Who is told what happened. Every call comes from the model's thread and must return at once, without an error."""
+
+    def run_started(self) -> None:
+        """The runner is busy now: it is time for `ModelThread.stage_upcoming`."""
+
+    def run_finished(self, windows: tuple[W_contra, ...], output: ModelOutput | None, started: float, seconds: float) -> None:
+        """A batch was scored, row i for window i; no output means that the model failed on it."""
+
+    def windows_expired(self, windows: tuple[W_contra, ...]) -> None:
+        """These were dropped because they could not be done by their deadlines."""
+
+    def thread_finished(self, windows: tuple[W_contra, ...]) -> None:
+        """The thread ends and the runner is closed. These were never answered: the thread died."""
+
+
+class ModelThread(Generic[W]):
+    """Runs one model. Every method may be called from any thread.
+
+    Args:
+        runner: The model; closed when the thread ends.
+        capacity: Places in the queue.
+        max_batch_size: The most windows in a batch.
+        clock: Seconds, rising; deadlines are on it.
+        listener: Is told what happened.
+    """
+
+    def __init__(
+        self, runner: Runner, *, capacity: int, max_batch_size: int, clock: Callable[[], float], listener: Listener[W]
+    ) -> None:
+        self._runner = runner
+        self._max_batch_size = max_batch_size
+        self._clock = clock
+        self._listener = listener
+        self._changed = threading.Condition()
+        self._queue: WindowQueue[W] = WindowQueue(capacity)
+        self._staging: Staging[W] = Staging(runner.spec, max_batch_size)
+        self._running: tuple[W, ...] = ()
+        self._is_stopping = False
+        self._thread = threading.Thread(target=self._serve, name=f"model-{runner.spec.name}", daemon=True)
+
+    @property
+    def depth(self) -> int:
+        """How many windows wait for the runner."""
+        with self._changed:
+            return len(self._queue)
+
+    @property
+    def is_stopping(self) -> bool:
+        """Whether it takes no more windows."""
+        return self._is_stopping
+
+    @property
+    def seconds_per_window(self) -> float | None:
+        """Moving average of what a window costs the runner; None until the first batch."""
+        return self._queue.seconds_per_window
+
+    def backlog_seconds(self) -> float | None:
+        """Return how long the runner needs for what waits and runs now; None as long as no speed was measured."""
+        with self._changed:
+            each = self._queue.seconds_per_window
+            return None if each is None else each * (len(self._queue) + len(self._running))
+
+    def limit(self, priority: Priority) -> int:
+        """Return how many places a priority can ever hold."""
+        return self._queue.limit(priority)
+
+    def free_places(self, priority: Priority) -> int:
+        """Return how many more places a priority could hold now."""
+        with self._changed:
+            return self._queue.free_places(priority)
+
+    def reserve(self, num_windows: int, priority: Priority) -> Grant | None:
+        """Hold places; None when so many are not free."""
+        with self._changed:
+            return self._queue.reserve(num_windows, priority)
+
+    def release(self, grant: Grant) -> None:
+        """Give places back."""
+        with self._changed:
+            self._queue.release(grant)
+            self._changed.notify()
+
+    def push(self, entry: Entry[W]) -> bool:
+        """Let a window wait for the runner; False when it is stopping and takes no more."""
+        with self._changed:
+            if self._is_stopping:
+                return False
+            self._queue.push(entry)
+            self._staging.stage(entry.item)
+            self._changed.notify()
+            return True
+
+    def discard(self, entry: Entry[W]) -> bool:
+        """Drop a window whose caller left; False when it no longer waits."""
+        with self._changed:
+            was_waiting = self._queue.discard(entry)
+            if was_waiting:
+                self._staging.unstage(entry.item)
+                self._changed.notify()
+            return was_waiting
+
+    def stage_upcoming(self) -> None:
+        """Copy what will probably run next, while the runner works."""
+        with self._changed:
+            for entry in self._queue.upcoming(self._max_batch_size):
+                self._staging.stage(entry.item)
+
+    def start(self) -> None:
+        """Begin to take windows. Once."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Take no more windows, finish those that wait, then end. Returns at once; the listener hears of the end."""
+        with self._changed:
+            self._is_stopping = True
+            self._queue.lift_limits()
+            self._changed.notify()
+
+    def close(self) -> None:
+        """End a thread that has not been started: nothing that waits is scored."""
+        with self._changed:
+            self._is_stopping = True
+            left = (*self._running, *(entry.item for entry in self._queue.clear()))
+        try:
+            self._runner.close()
+        finally:
+            self._listener.thread_finished(left)
+
+    def _serve(self) -> None:
+        try:
+            while (batch := self._next_batch()) is not None:
+                self._run(batch)
+        except BaseException:  # nobody may be left waiting, whatever it was
+            logger.exception("the thread of model %s died", self._runner.spec.name)
+        finally:
+            self.close()
+
+    def _next_batch(self) -> Batch[W] | None:
+        """Wait for work and take it; None when it was stopped and nothing is left."""
+        with self._changed:
+            while True:
+                taken = self._queue.take(self._clock(), self._max_batch_size)
+                for entry in taken.expired:
+                    self._staging.unstage(entry.item)
+                if taken.expired:
+                    self._listener.windows_expired(tuple(entry.item for entry in taken.expired))
+                if taken.batch:
+                    self._running = tuple(entry.item for entry in taken.batch)
+                    return self._staging.hand_over(self._running)
+                if not taken.expired:
+                    if self._is_stopping and not len(self._queue):
+                        return None
+                    self._changed.wait()
+
+    def _run(self, batch: Batch[W]) -> None:
+        self._listener.run_started()
+        embedding = any(window.embedding for window in batch.windows)
+        output: ModelOutput | None = None
+        started = self._clock()
+        try:
+            output = self._runner.run(batch.waveform, batch.lengths, embedding=embedding)
+        except BaseException:  # it may cost this batch its answers, and not the ones after it
+            logger.exception("model %s failed on a batch of %d", self._runner.spec.name, len(batch.windows))
+        seconds = self._clock() - started
+        with self._changed:
+            if output is not None:
+                self._queue.record_run(len(batch.windows), seconds)
+            self._running = ()
+        self._listener.run_finished(batch.windows, output, started, seconds)
