@@ -10,11 +10,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import signal
 import socket
 import sys
+import threading
+import time
 from collections.abc import Callable
 from types import FrameType
-from typing import NoReturn
+from typing import Final, NoReturn
 
 import uvicorn
 from fastapi import FastAPI
@@ -33,6 +36,8 @@ _SHUTDOWN_SECONDS = 5
 # closes an idle connection: it would answer 502 when the server closes one it is just using.
 _KEEP_ALIVE_SECONDS = 75
 _MIN_HARD_FRAME_CAP = 16 * 1024**2
+SAME_SIGNAL_SECONDS: Final = 0.5
+"""Signals this close together are one: make, `timeout` and terminals send theirs to a process and to its group."""
 
 
 class DrainingServer(uvicorn.Server):
@@ -60,18 +65,22 @@ class DrainingServer(uvicorn.Server):
         self._on_ready: Callable[[], None] | None = on_ready
         self._parent_fd = parent_fd
         self._drain_wanted = False
+        self._first_signal_at = 0.0
         self._drain: asyncio.Task[None] | None = None
         self.is_unfinished = False
         """Whether it ended before everything under way had finished."""
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Begin the drain at the first signal, end at once at the second. It runs between two bytecodes: flags only."""
-        if self.force_exit:
-            os._exit(128 + sig)
-        if self._drain_wanted:
+        now = time.monotonic()
+        if not self._drain_wanted:
+            self._drain_wanted = True
+            self._first_signal_at = now
+        elif now - self._first_signal_at > SAME_SIGNAL_SECONDS:
+            if self.force_exit:
+                os._exit(128 + sig)
             self.should_exit = True
             self.force_exit = True
-        self._drain_wanted = True
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start to listen; see uvicorn."""
@@ -88,13 +97,16 @@ class DrainingServer(uvicorn.Server):
             announce()
         if self._drain_wanted and self._drain is None:
             self._drain = asyncio.create_task(self._run_drain())
-        if self.force_exit and self._lifecycle.num_active:
-            self.is_unfinished = True
+        if self.force_exit:
+            # Without anything under way the usual shutdown takes no time.
+            self.force_exit = self.is_unfinished = self._lifecycle.num_active > 0
         return await super().on_tick(counter)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Close what is left and end the application; see uvicorn. After a second signal nothing is waited for."""
         if self.force_exit:
+            # Each part that is cut off now would log its cancellation as an error.
+            logging.getLogger("uvicorn.error").disabled = True
             for server in self.servers:
                 server.close()
             return
@@ -186,6 +198,10 @@ def serve_app(
     """
     lifecycle: Lifecycle = app.state.lifecycle
     server = DrainingServer(make_config(app, settings), lifecycle, settings.drain_seconds, on_ready, parent_fd)
+    if threading.current_thread() is threading.main_thread():
+        # uvicorn puts back what it found, and a signal during the last steps must not undo a clean end.
+        for sig in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(sig, server.handle_exit)
     try:
         server.run(sockets=sockets)
     except SystemExit:

@@ -42,6 +42,8 @@ _HEALTHY_SECONDS: Final = 60.0
 # Past its drain a worker has 5 s for uvicorn's shutdown; then something hangs.
 _GRACE_SECONDS: Final = 15.0
 _SECOND_SIGNAL_SECONDS: Final = 3.0
+# As in service.server, and longer, so that the workers too take a second signal for one.
+_SAME_SIGNAL_SECONDS: Final = 0.75
 
 
 class Supervisor:
@@ -73,6 +75,7 @@ class Supervisor:
         self._was_ready = False
         self._stopping = asyncio.Event()
         self._exit_code = exit_codes.OK
+        self._first_signal_at = 0.0
 
     async def run(self) -> int:
         """Run the workers and return the exit code: 0 after a clean drain of all of them."""
@@ -87,6 +90,8 @@ class Supervisor:
         finally:
             for sig in (signal.SIGTERM, signal.SIGINT):
                 loop.remove_signal_handler(sig)
+                # The process is about to end: a late signal must not change how.
+                signal.signal(sig, signal.SIG_IGN)
         return self._exit_code
 
     async def _keep_worker(self, index: int) -> None:
@@ -154,11 +159,13 @@ class Supervisor:
         self._exit_code = self._exit_code or code
 
     def _receive_signal(self) -> None:
-        if self._stopping.is_set():
+        now = time.monotonic()
+        if not self._stopping.is_set():
+            self._first_signal_at = now
+            self._stop(signal.SIGTERM, kill_after=self._settings.drain_seconds + _GRACE_SECONDS)
+        elif now - self._first_signal_at > _SAME_SIGNAL_SECONDS:
             # The workers take it for their second one.
             self._stop(signal.SIGTERM, kill_after=_SECOND_SIGNAL_SECONDS)
-        else:
-            self._stop(signal.SIGTERM, kill_after=self._settings.drain_seconds + _GRACE_SECONDS)
 
     def _stop(self, sig: signal.Signals, *, kill_after: float = _GRACE_SECONDS) -> None:
         self._stopping.set()

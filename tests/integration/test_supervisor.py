@@ -101,8 +101,7 @@ def test_a_second_signal_ends_all_workers_at_once(tmp_path: Path) -> None:
         stream, pid = open_stream(service, stack)
         service.send_signal(signal.SIGINT)
         assert stream.recv() == "going_away"
-        service.send_signal(signal.SIGINT)
-        assert service.wait() == exit_codes.UNFINISHED
+        assert service.insist(signal.SIGINT) == exit_codes.UNFINISHED
         with pytest.raises(ProcessLookupError):
             os.kill(pid, 0)
 

@@ -77,6 +77,14 @@ class ServiceProcess:
         """Send it a signal."""
         self._process.send_signal(sig)
 
+    def insist(self, sig: signal.Signals) -> int:
+        """Send it signals until it ends, as an impatient user does, and return its exit code."""
+        for _ in range(100):
+            self.send_signal(sig)
+            with suppress(subprocess.TimeoutExpired):
+                return self.wait(0.4)
+        raise AssertionError("it does not end:\n" + self.stderr)
+
     def wait(self, timeout: float = 60) -> int:
         """Return its exit code."""
         code = self._process.wait(timeout)
@@ -91,12 +99,11 @@ class ServiceProcess:
 
     def end(self) -> None:
         """End it and whatever it started, however it is."""
-        # The second signal ends it at once; sent too soon, it would be one with the first. The last is for what hangs.
-        for sig, seconds in ((signal.SIGTERM, 1), (signal.SIGTERM, 20), (signal.SIGKILL, 20)):
-            if self._process.poll() is None:
-                self._process.send_signal(sig)
-                with suppress(subprocess.TimeoutExpired):
-                    self._process.wait(seconds)
+        if self._process.poll() is None:
+            try:
+                self.insist(signal.SIGTERM)
+            finally:
+                self._process.kill()
         for thread in self._threads:
             thread.join(20)
         for pipe in (self._process.stdout, self._process.stderr):

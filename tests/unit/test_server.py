@@ -86,8 +86,29 @@ def test_a_second_signal_ends_it_at_once(tmp_path: Path) -> None:
             stream.recv()
             service.send_signal(signal.SIGTERM)
             assert stream.recv() == "going_away"
+            assert service.insist(signal.SIGTERM) == exit_codes.UNFINISHED
+        assert "Traceback" not in service.stderr
+
+
+def test_signals_that_come_together_are_one(tmp_path: Path) -> None:
+    with running(APP, cwd=tmp_path) as service:
+        url = service.wait_ready()
+        with connect(stream_url(url)) as stream:
+            stream.recv()
+            service.send_signal(signal.SIGINT)
             service.send_signal(signal.SIGTERM)
-            assert service.wait() == exit_codes.UNFINISHED
+            assert stream.recv() == "going_away"
+            stream.send("stop")
+            assert stream.recv() == "the last result"
+        assert service.wait() == exit_codes.OK
+
+
+def test_a_second_signal_with_nothing_under_way_is_a_clean_end(tmp_path: Path) -> None:
+    with running(APP, cwd=tmp_path) as service:
+        service.wait_ready()
+        assert service.insist(signal.SIGTERM) == exit_codes.OK
+        assert "Traceback" not in service.stderr
+        assert "lifespan over" in service.stderr
 
 
 def test_a_model_that_cannot_be_loaded_is_one_line_and_an_exit_code(tmp_path: Path) -> None:
