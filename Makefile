@@ -1,0 +1,69 @@
+# The contributor's whole interface: .ci/run calls the same targets.
+#   make serve     run the service on 127.0.0.1:8000 (SONOTAG_HOST, SONOTAG_PORT and every other setting change it)
+#   make test      run all tests          make lint types coverage    the other checks
+#   make format    put the code in order  make export   rebuild the embedded bundle, and the other precisions in build/
+#   make wheel     build the wheel        make clean    remove what was built
+# PYTHON=... picks the interpreter (3.11 or newer); arguments for pytest go into ARGS: make test ARGS="-k drain".
+
+PYTHON ?=
+ARGS ?=
+VENV := .venv
+BIN := $(VENV)/bin
+LOCK := requirements.lock
+INSTALL := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint $(LOCK)
+CHECKPOINT := export/checkpoints/ast-tiny-16-16-5s
+BUNDLE := service/bundles/ast-tiny-16-16-5s
+SOURCES := service export tests
+
+# What the pure modules' tests are; their coverage must be complete, by branch.
+PURE_TESTS := tests/unit/audio tests/unit/postprocess tests/unit/streaming tests/unit/inference/test_policy.py tests/property
+PURE_MODULES := service/audio/*,service/postprocess/*,service/streaming/session.py,service/inference/policy.py
+
+.PHONY: serve test coverage lint types format export wheel clean
+.DELETE_ON_ERROR:
+
+serve: $(VENV)/.serve
+	@exec $(BIN)/sonotag serve
+
+test: $(VENV)/.dev
+	$(BIN)/python -m pytest $(ARGS)
+
+coverage: $(VENV)/.dev
+	$(BIN)/python -m pytest -q $(PURE_TESTS) --cov=service --cov-branch --cov-report=
+	$(BIN)/python -m coverage report --include='$(PURE_MODULES)' --show-missing --skip-covered --fail-under=100
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+
+types: $(VENV)/.dev
+	$(BIN)/mypy
+
+format: $(VENV)/.dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+export: $(VENV)/.dev
+	$(BIN)/sonotag export $(CHECKPOINT) $(BUNDLE)
+
+wheel: $(VENV)/.dev
+	$(BIN)/python -m build --wheel --no-isolation --outdir dist
+
+clean:
+	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage htmlcov
+
+# The stamps: an environment is made or brought up to date when what it depends on is newer, and not otherwise.
+$(VENV)/.python:
+	@PYTHON="$(PYTHON)" scripts/make-venv $(VENV)
+	@touch $@
+
+$(VENV)/.serve: $(VENV)/.python pyproject.toml $(LOCK)
+	@echo "Installing what serving needs into $(VENV)"
+	@$(INSTALL) --editable .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.serve
+	@echo "Installing what the tests and checks need into $(VENV)"
+	@$(INSTALL) --editable '.[dev]'
+	@touch $@
