@@ -41,7 +41,7 @@ def create_app(settings: Settings, *, runner: Runner | None = None) -> FastAPI:
     """
     lifecycle, metrics = Lifecycle(), Metrics()
     executor = ThreadPoolExecutor(POOL_THREADS, thread_name_prefix="decode")
-    services = Services(settings, lifecycle, metrics, executor)
+    services = Services(settings=settings, lifecycle=lifecycle, metrics=metrics, executor=executor)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:

@@ -10,22 +10,11 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from service.api.schemas import ErrorAnswer, ErrorBody
+from service.answers import ErrorAnswer, ErrorBody, error_body
 from service.errors import ServiceError
 from service.validation import describe_problem, unknown_parameter
 
 CODES = {404: "not_found", 405: "method_not_allowed", 400: "invalid_request"}
-
-
-def error_body(error: ServiceError) -> ErrorBody:
-    """Return the wire form of an error."""
-    return ErrorBody(
-        code=error.code,
-        message=error.message,
-        param=error.param,
-        retryable=error.retryable,
-        retry_after_s=error.retry_after_s,
-    )
 
 
 def error_response(error: ServiceError) -> JSONResponse:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
-from service.api.schemas import ErrorAnswer, HealthAnswer
+from service.answers import ErrorAnswer
+from service.api.schemas import HealthAnswer
 from service.services import Services
 
 router = APIRouter()

@@ -15,19 +15,17 @@ from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from service.api.clips import answer_clip, answer_lines, make_plan, open_clip
-from service.api.error_handlers import error_body
+from service.answers import ClassifyQuery, ClipAnswer, ErrorAnswer, error_body
+from service.api.lines import answer_lines
 from service.api.schemas import (
     BatchAnswer,
-    ClassifyQuery,
-    ClipAnswer,
-    ErrorAnswer,
     HuggingFaceItem,
     HuggingFaceRequest,
     LabelItem,
     LabelsAnswer,
 )
 from service.api.uploads import FILE_FIELD, open_clips, until_disconnect
+from service.clips import answer_clip, make_plan, open_clip
 from service.errors import BodyTooLarge, InvalidParameter, ServiceError
 from service.inference.policy import Priority
 from service.services import Services
@@ -130,7 +128,7 @@ async def classify(request: Request, query: Annotated[ClassifyQuery, Query()]) -
         clip = await stack.enter_async_context(opening)
         if NDJSON in request.headers.get("accept", ""):
             first = await until_disconnect(request, anext(clip.windows))
-            return LinesResponse(answer_lines(services, clip, first), stack.pop_all())
+            return LinesResponse(answer_lines(clip, first), stack.pop_all())
         answer = await until_disconnect(request, answer_clip(services, clip, timeline=query.timeline))
         return Response(await _to_json(services, answer), media_type="application/json", headers=_server_timing(clip.timing))
 

@@ -1,4 +1,4 @@
-"""Clips through the pipeline: from a file and a query to the answer, whole or line by line."""
+"""Clips through the pipeline: from a file and a query to the answer."""
 
 from __future__ import annotations
 
@@ -7,19 +7,16 @@ from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass
 from typing import IO, BinaryIO, cast
 
-import pydantic
-
-from service.api.error_handlers import error_body
-from service.api.schemas import ClassifyQuery, ClipAnswer, ErrorLine, EventItem, SummaryLine, WindowItem, WindowLine
+from service.answers import ClassifyQuery, ClipAnswer, EventItem, WindowItem
 from service.audio.decoding import AudioFile, open_audio
 from service.audio.intake import file_samples
-from service.errors import ClipTooLong, InvalidParameter, ServiceError
+from service.engine import Engine
+from service.errors import ClipTooLong, InvalidParameter
 from service.inference.batcher import Batcher, Reservation
 from service.inference.runner import ModelSpec
 from service.options import Grid, make_selector, make_thresholds, parse_events, resolve_grid
 from service.postprocess.event_config import EventConfig
 from service.postprocess.scores import SCORE_DIGITS, Function, Tag
-from service.services import Services
 from service.streaming.messages import TagItem
 from service.tagger import ClipPlan, ClipReader, ClipResult, ClipTags, ScoredWindow, Timing, score_clip
 
@@ -80,7 +77,7 @@ class Clip:
 
 @asynccontextmanager
 async def open_clip(
-    services: Services,
+    engine: Engine,
     batcher: Batcher,
     file: IO[bytes],
     plan: ClipPlan,
@@ -92,10 +89,10 @@ async def open_clip(
     Raises:
         ServiceError: See `score_clip` and `open_audio`.
     """
-    settings, metrics = services.settings, services.metrics
+    settings, metrics = engine.settings, engine.metrics
     num_bytes = file.seek(0, 2)
     file.seek(0)
-    audio = await services.run(lambda: open_audio(cast(BinaryIO, file), channel=channel))
+    audio = await engine.run(lambda: open_audio(cast(BinaryIO, file), channel=channel))
     async with AsyncExitStack() as stack:
         stack.callback(audio.close)
         if audio.num_frames and audio.num_frames > settings.max_clip_seconds * audio.sample_rate:
@@ -103,13 +100,13 @@ async def open_clip(
                 f"the clip is {audio.num_frames / audio.sample_rate:.1f} s long, "
                 f"the limit is {settings.max_clip_seconds:g} s (SONOTAG_MAX_CLIP_SECONDS)"
             )
-        blocks = file_samples(audio, plan.spec.sample_rate, observe=metrics.stage_seconds, clock=services.clock)
-        reader = ClipReader(blocks, plan, settings.max_clip_seconds, services.clock)
+        blocks = file_samples(audio, plan.spec.sample_rate, observe=metrics.stage_seconds, clock=engine.clock)
+        reader = ClipReader(blocks, plan, settings.max_clip_seconds, engine.clock)
         timing = Timing()
         windows = score_clip(
             reader,
             batcher,
-            services.executor,
+            engine.executor,
             timeout_seconds=settings.request_timeout_seconds,
             timing=timing,
             reservation=reservation,
@@ -120,7 +117,7 @@ async def open_clip(
         yield clip
 
 
-async def answer_clip(services: Services, clip: Clip, *, timeline: bool) -> ClipAnswer:
+async def answer_clip(engine: Engine, clip: Clip, *, timeline: bool) -> ClipAnswer:
     """Score a whole clip and return its answer.
 
     Raises:
@@ -131,9 +128,9 @@ async def answer_clip(services: Services, clip: Clip, *, timeline: bool) -> Clip
     windows: list[WindowItem] = []
     num_tags = 0
     async for window in clip.windows:
-        started = services.clock()
+        started = engine.clock()
         items = tags.add(window)
-        services.metrics.stage_seconds("postprocess", services.clock() - started)
+        engine.metrics.stage_seconds("postprocess", engine.clock() - started)
         if timeline:
             num_tags += len(items)
             if num_tags > MAX_TIMELINE_TAGS:
@@ -142,34 +139,8 @@ async def answer_clip(services: Services, clip: Clip, *, timeline: bool) -> Clip
                     "a longer hop, a smaller top_k or a higher threshold",
                     param="timeline",
                 )
-            windows.append(_window_item(clip.plan.spec, window, items))
-    return _answer(clip.plan, tags.result(clip.reader.num_samples), windows if timeline else None)
-
-
-async def answer_lines(services: Services, clip: Clip, first: ScoredWindow) -> AsyncIterator[bytes]:
-    """Yield the lines of an NDJSON answer; an error that comes later is the last line.
-
-    Args:
-        services: Clock and metrics.
-        clip: The clip.
-        first: Its first window, which was awaited before the answer's head was sent.
-    """
-    tags = ClipTags(clip.plan)
-    window: ScoredWindow | None = first
-    try:
-        while window is not None:
-            item = _window_item(clip.plan.spec, window, tags.add(window))
-            progress = round(clip.progress(window.span.end), 4)
-            yield _line(WindowLine(start=item.start, end=item.end, tags=item.tags, progress=progress))
-            window = await anext(clip.windows, None)
-        answer = _answer(clip.plan, tags.result(clip.reader.num_samples))
-        yield _line(SummaryLine.model_validate(answer.model_dump()))
-    except ServiceError as error:
-        yield _line(ErrorLine(error=error_body(error)))
-
-
-def _line(item: pydantic.BaseModel) -> bytes:
-    return item.model_dump_json(exclude_none=True).encode() + b"\n"
+            windows.append(window_item(clip.plan.spec, window, items))
+    return make_answer(clip.plan, tags.result(clip.reader.num_samples), windows if timeline else None)
 
 
 def tag_items(tags: tuple[Tag, ...]) -> tuple[TagItem, ...]:
@@ -177,12 +148,14 @@ def tag_items(tags: tuple[Tag, ...]) -> tuple[TagItem, ...]:
     return tuple(TagItem.model_validate(tag) for tag in tags)
 
 
-def _window_item(spec: ModelSpec, window: ScoredWindow, tags: tuple[Tag, ...]) -> WindowItem:
+def window_item(spec: ModelSpec, window: ScoredWindow, tags: tuple[Tag, ...]) -> WindowItem:
+    """Return the wire form of a window and its tags."""
     rate = spec.sample_rate
     return WindowItem(start=window.span.start / rate, end=window.span.end / rate, tags=tag_items(tags))
 
 
-def _answer(plan: ClipPlan, result: ClipResult, windows: list[WindowItem] | None = None) -> ClipAnswer:
+def make_answer(plan: ClipPlan, result: ClipResult, windows: list[WindowItem] | None = None) -> ClipAnswer:
+    """Return the wire form of a clip's result."""
     spec = plan.spec
     events = tuple(
         EventItem(

@@ -1,0 +1,98 @@
+"""What may be asked of a clip, and the shape of its answer: over REST, line by line, and on the command line."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import pydantic
+
+from service.errors import ServiceError
+from service.postprocess.scores import Aggregation
+from service.streaming.messages import TagItem
+
+Finite = Annotated[float, pydantic.Field(allow_inf_nan=False)]
+
+
+class _Query(pydantic.BaseModel):
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid")
+
+
+class ClassifyQuery(_Query):
+    """The parameters of `POST /v1/classify`. Each label is one exact name (any case) or integer id; names hold commas."""
+
+    top_k: Annotated[int, pydantic.Field(ge=1, description="How many tags; more than there are labels means all.")] = 5
+    threshold: Annotated[float, pydantic.Field(ge=0, le=1, allow_inf_nan=False, description="Keep score >= threshold.")] = 0
+    labels: Annotated[list[str], pydantic.Field(description="Only these labels; repeat the parameter for each.")] = []
+    exclude: Annotated[list[str], pydantic.Field(description="Not these labels; repeat the parameter for each.")] = []
+    window: Annotated[Finite | None, pydantic.Field(description="Seconds; the model's own by default.")] = None
+    hop: Annotated[
+        Finite | None,
+        pydantic.Field(
+            description="Seconds between window ends, as in a stream. Without it full windows lie side by side, "
+            "the last one aligned to the end; with timeline or events it is 1.0."
+        ),
+    ] = None
+    aggregate: Annotated[Aggregation, pydantic.Field(description="How the windows' scores become one.")] = "mean"
+    timeline: Annotated[bool, pydantic.Field(description="Answer with each window's tags too.")] = False
+    embedding: Annotated[bool, pydantic.Field(description="Answer with the embedding too.")] = False
+    events: Annotated[
+        str | None,
+        pydantic.Field(description='true, false, or a JSON object that changes the defaults: {"onset_threshold": 0.4}.'),
+    ] = None
+    model: Annotated[str | None, pydantic.Field(description="The default model by default.")] = None
+    channel: Annotated[int | None, pydantic.Field(ge=0, description="One channel, from 0; else the mean of all.")] = None
+
+
+class WindowItem(pydantic.BaseModel):
+    """One window's tags."""
+
+    start: float
+    end: float
+    tags: tuple[TagItem, ...]
+
+
+class EventItem(pydantic.BaseModel):
+    """A stretch in which a label is heard; seconds from the clip's start."""
+
+    label: str
+    onset: float
+    offset: float
+    peak: float
+
+
+class ClipAnswer(pydantic.BaseModel):
+    """What is heard in a clip. `windows`, `events` and `embedding` are there when they were asked for."""
+
+    model: str
+    duration: float
+    tags: tuple[TagItem, ...]
+    windows: list[WindowItem] | None = None
+    events: tuple[EventItem, ...] | None = None
+    embedding: list[float] | None = None
+
+
+class ErrorBody(pydantic.BaseModel):
+    """What went wrong, and whether trying again can help."""
+
+    code: str
+    message: str
+    param: str | None = None
+    retryable: bool = False
+    retry_after_s: float | None = None
+
+
+class ErrorAnswer(pydantic.BaseModel):
+    """Every error has this shape."""
+
+    error: ErrorBody
+
+
+def error_body(error: ServiceError) -> ErrorBody:
+    """Return the wire form of an error."""
+    return ErrorBody(
+        code=error.code,
+        message=error.message,
+        param=error.param,
+        retryable=error.retryable,
+        retry_after_s=error.retry_after_s,
+    )

@@ -1,0 +1,38 @@
+"""The NDJSON answer: a clip's windows line by line as they are scored."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import pydantic
+
+from service.answers import error_body
+from service.api.schemas import ErrorLine, SummaryLine, WindowLine
+from service.clips import Clip, make_answer, window_item
+from service.errors import ServiceError
+from service.tagger import ClipTags, ScoredWindow
+
+
+async def answer_lines(clip: Clip, first: ScoredWindow) -> AsyncIterator[bytes]:
+    """Yield the lines of an NDJSON answer; an error that comes later is the last line.
+
+    Args:
+        clip: The clip.
+        first: Its first window, which was awaited before the answer's head was sent.
+    """
+    tags = ClipTags(clip.plan)
+    window: ScoredWindow | None = first
+    try:
+        while window is not None:
+            item = window_item(clip.plan.spec, window, tags.add(window))
+            progress = round(clip.progress(window.span.end), 4)
+            yield _line(WindowLine(start=item.start, end=item.end, tags=item.tags, progress=progress))
+            window = await anext(clip.windows, None)
+        answer = make_answer(clip.plan, tags.result(clip.reader.num_samples))
+        yield _line(SummaryLine.model_validate(answer.model_dump()))
+    except ServiceError as error:
+        yield _line(ErrorLine(error=error_body(error)))
+
+
+def _line(item: pydantic.BaseModel) -> bytes:
+    return item.model_dump_json(exclude_none=True).encode() + b"\n"

@@ -1,0 +1,250 @@
+"""Carries a `StreamSession`'s actions out, whatever the stream comes through: a socket, a file, a pipe.
+
+Four things happen at once, all on the event loop: the reader takes frames and has them decoded, one task a window waits
+for the model, the writer sends in order, and an alarm calls `poll`. The session decides everything; each call to it is
+followed by `_perform`, which never awaits, so that no two calls interleave.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterator
+from typing import Protocol
+
+from service.audio.intake import ContainerIntake, Intake, RawIntake
+from service.engine import Engine
+from service.errors import InferenceFailed, ServiceError
+from service.inference.policy import Priority
+from service.inference.runner import Int16Array
+from service.settings import Settings
+from service.streaming.actions import Action, Close, Dropped, FinishAudio, Infer, Send
+from service.streaming.messages import Limits, ServerMessage, Stop, Tags
+from service.streaming.session import StreamSession
+
+logger = logging.getLogger(__name__)
+
+MAX_OUTBOX = 256
+"""Messages that may wait for a client that does not read; then it is not read either."""
+INLINE_BYTES = 64 * 1024
+"""Raw frames up to this size are decoded where they arrive, under a millisecond; larger ones in the pool."""
+
+
+class Channel(Protocol):
+    """Where a stream's frames come from and its messages go. One task calls `receive`, another one `send` and `close`.
+
+    Every method may raise OSError: the other side is gone, and the stream with it.
+    """
+
+    async def receive(self) -> str | bytes:
+        """Wait for the next frame: text for a message, bytes for sound. Cancelled when no frame matters any more."""
+        ...
+
+    async def send(self, message: ServerMessage) -> None:
+        """Send a message. While it waits the stream is read no further than a few messages."""
+        ...
+
+    async def close(self, code: int, reason: str) -> None:
+        """End the stream; nothing is sent after it."""
+        ...
+
+
+def limits_of(settings: Settings) -> Limits:
+    """Return what streams are held to."""
+    return Limits(
+        max_lag_seconds=settings.max_lag_seconds,
+        max_ahead_seconds=settings.max_ahead_seconds,
+        idle_seconds=settings.idle_seconds,
+        max_stream_seconds=settings.max_stream_seconds,
+        max_frame_bytes=settings.max_frame_bytes,
+    )
+
+
+class StreamDriver:
+    """One stream on its way through.
+
+    Args:
+        engine: The models, a pool, a clock and who watches; its catalog is loaded.
+        channel: The other side.
+        session_id: Of this stream.
+
+    Attributes:
+        session: What decides.
+        close_code: How the stream was closed; None until it is, and where the other side is gone.
+    """
+
+    def __init__(self, engine: Engine, channel: Channel, session_id: str) -> None:
+        self._engine = engine
+        self._channel = channel
+        self._catalog = engine.catalog
+        self._clock = engine.clock
+        specs = {batcher.spec.name: batcher.spec for batcher in self._catalog}
+        settings = engine.settings
+        self.session = StreamSession(session_id, specs, self._catalog.default, limits_of(settings), settings.events)
+        self.close_code: int | None = None
+        self._outbox: asyncio.Queue[ServerMessage | Close] = asyncio.Queue()
+        self._changed = asyncio.Event()
+        self._inferences: set[asyncio.Task[None]] = set()
+        self._alarm: asyncio.TimerHandle | None = None
+        self._must_finish = False
+        self._is_receiving = False
+        self._intake: Intake | None = None
+
+    async def run(self, query: list[tuple[str, str]]) -> None:
+        """Serve the stream until it is closed or the other side is gone.
+
+        Args:
+            query: The configuration that came with the connection, as names and values.
+        """
+        self._writer = asyncio.create_task(self._write())
+        self._reader = asyncio.create_task(self._read())
+        try:
+            self._perform(self.session.open(query, self._clock()))
+            await asyncio.wait([self._writer, self._reader], return_when=asyncio.FIRST_COMPLETED)
+            if not self._writer.done() and not self.session.is_reading:
+                if self._must_finish:
+                    await self._finish()
+                await asyncio.wait([self._writer])
+        finally:
+            if self._alarm:
+                self._alarm.cancel()
+            self._perform(self.session.abandon())
+            if self._intake:
+                self._intake.close()
+            tasks = [self._writer, self._reader, *self._inferences]
+            for task in tasks:
+                task.cancel()
+            for result in await asyncio.gather(*tasks, return_exceptions=True):
+                if isinstance(result, Exception) and not isinstance(result, OSError):
+                    logger.error("the stream failed", exc_info=result)
+
+    def drain(self) -> None:
+        """The server is going away."""
+        self._perform(self.session.drain(self._clock()))
+
+    def stop(self) -> None:
+        """Read no more, as if the other side had sent `stop`: what came is scored and sent, then the stream is closed."""
+        self._perform(self.session.receive_text(Stop(type="stop").model_dump_json(), self._clock()))
+
+    def _perform(self, actions: list[Action]) -> None:
+        for action in actions:
+            match action:
+                case Send(message):
+                    self._outbox.put_nowait(message)
+                    if isinstance(message, Tags):
+                        self._engine.metrics.window_lag(message.lag_ms / 1000)
+                case Infer():
+                    task = asyncio.create_task(self._infer(action))
+                    self._inferences.add(task)
+                    task.add_done_callback(self._inferences.discard)
+                case FinishAudio():
+                    self._must_finish = True
+                case Dropped(reason, seconds):
+                    self._engine.metrics.audio_dropped(reason, seconds)
+                case Close(code):
+                    self.close_code = code
+                    self._outbox.put_nowait(action)
+        if self._is_receiving and not self.session.is_reading:
+            self._reader.cancel()  # it waits for a frame that does not matter any more
+        self._changed.set()
+        self._arm()
+
+    def _arm(self) -> None:
+        """Set the alarm for the session's next poll."""
+        now = self._clock()
+        at = self.session.next_poll(now)
+        if self._alarm:
+            self._alarm.cancel()
+            self._alarm = None
+        if at is not None:
+            # A little late rather than a little early: an early poll finds nothing to do and is set again.
+            self._alarm = asyncio.get_running_loop().call_later(max(0.0, at - now) + 0.001, self._poll)
+
+    def _poll(self) -> None:
+        self._alarm = None
+        self._perform(self.session.poll(self._clock()))
+
+    async def _infer(self, action: Infer) -> None:
+        batcher = self._catalog.get(self.session.spec.name)
+        try:
+            result = await batcher.submit(action.waveform, priority=Priority.LIVE, deadline=action.deadline)
+        except ServiceError as error:
+            self._perform(self.session.receive_failure(action.ticket, error, self._clock()))
+        except Exception:
+            logger.exception("a window could not be scored")
+            failure = InferenceFailed("a window could not be scored")
+            self._perform(self.session.receive_failure(action.ticket, failure, self._clock()))
+        else:
+            started = self._clock()
+            self._perform(self.session.receive_scores(action.ticket, result.scores, started))
+            self._engine.metrics.stage_seconds("postprocess", self._clock() - started)
+
+    async def _write(self) -> None:
+        while True:
+            item = await self._outbox.get()
+            if isinstance(item, Close):
+                await self._channel.close(item.code, item.reason)
+                return
+            await self._channel.send(item)
+            if self._outbox.qsize() == MAX_OUTBOX // 2:
+                self._changed.set()
+
+    async def _read(self) -> None:
+        while self.session.is_reading:
+            self._is_receiving = True
+            frame = await self._channel.receive()
+            self._is_receiving = False
+            await self._take(frame)
+            await self._until_readable()  # the stream may end meanwhile: then no frame is waited for
+
+    async def _until_readable(self) -> None:
+        """Hold the sender while too much is received and not answered, or not taken by the other side."""
+        while self.session.is_paused(self._clock()) or (self._outbox.qsize() > MAX_OUTBOX and self.session.is_reading):
+            self._changed.clear()
+            self._arm()
+            await self._changed.wait()
+
+    async def _take(self, frame: str | bytes) -> None:
+        now = self._clock()
+        if isinstance(frame, str):
+            self._perform(self.session.receive_text(frame, now))
+            return
+        self._perform(self.session.receive_binary(len(frame), now))
+        if self.session.is_reading:
+            try:
+                self._intake = self._intake or self._open_intake()
+                await self._hand_over(self._intake.push(frame), now, inline=self._is_quick(frame))
+            except ServiceError as error:
+                self._perform(self.session.receive_audio_end(self._clock(), error))
+
+    async def _finish(self) -> None:
+        """Drain the decoder."""
+        now = self._clock()
+        error: ServiceError | None = None
+        try:
+            if self._intake:
+                await self._hand_over(self._intake.finish(), now, inline=isinstance(self._intake, RawIntake))
+        except ServiceError as cut:
+            error = cut
+        self._perform(self.session.receive_audio_end(self._clock(), error))
+
+    async def _hand_over(self, blocks: Iterator[Int16Array], arrived_at: float, *, inline: bool) -> None:
+        """Give decoded blocks to the session, pausing between them where it asks for it."""
+        rate = self.session.spec.sample_rate
+        while True:
+            block = next(blocks, None) if inline else await self._engine.run(lambda: next(blocks, None))
+            if block is None or self.session.is_closed:
+                return
+            self._engine.metrics.audio_received("stream", len(block) / rate)
+            self._perform(self.session.receive_audio(block, arrived_at, self._clock()))
+            await self._until_readable()
+
+    def _is_quick(self, data: bytes) -> bool:
+        return isinstance(self._intake, RawIntake) and len(data) <= INLINE_BYTES
+
+    def _open_intake(self) -> Intake:
+        audio, spec = self.session.audio_format, self.session.spec
+        observe = self._engine.metrics.stage_seconds
+        if audio.raw:
+            return RawIntake(audio.raw, channel=audio.channel, target_rate=spec.sample_rate, observe=observe, clock=self._clock)
+        return ContainerIntake(channel=audio.channel, target_rate=spec.sample_rate, observe=observe, clock=self._clock)
