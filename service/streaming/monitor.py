@@ -42,6 +42,7 @@ class SignalMonitor:
         self._silent_seconds = 0
         self._is_clipping = False
         self._is_rate_checked = False
+        self._first_seconds: float | None = None
 
     def push(self, samples: Int16Array) -> list[Finding]:
         """Take the next samples (int16 `[n]`) and return what is newly wrong."""
@@ -74,15 +75,19 @@ class SignalMonitor:
         A stream may well be ahead of real time; only one that comes steadily at the speed of another common sample
         rate is suspect.
 
+        Called for every piece, the first one included.
+
         Args:
             declared: Hz, what the client said.
             received_seconds: Sound received, at the declared rate.
             elapsed_seconds: Since its first sample.
         """
+        if self._first_seconds is None:  # the first piece was recorded before the clock began to run
+            self._first_seconds = received_seconds
         if self._is_rate_checked or elapsed_seconds < RATE_CHECK_SECONDS:
             return []
         self._is_rate_checked = True
-        actual = declared * received_seconds / elapsed_seconds
+        actual = declared * (received_seconds - self._first_seconds) / elapsed_seconds
         nearest = min(COMMON_RATES, key=lambda rate: abs(rate - actual))
         if abs(nearest - declared) <= 0.03 * declared or abs(actual - nearest) > RATE_TOLERANCE * nearest:
             return []

@@ -5,7 +5,7 @@ The law::
     CONFIGURING --(configuration complete: ready)--> STREAMING --(stop, drain, end of sound)--> FINISHING --> CLOSED
          any state --(fatal error)--> CLOSED
 
-Whoever owns a session (`service.api.websocket`) calls one `receive_*` or `poll` at a time, passes the clock's time, and
+Whoever owns a session (`service.streaming.driver`) calls one `receive_*` or `poll` at a time, passes the clock's time, and
 carries out the returned actions in order: `Send` a message, `Infer` a window and report back with `receive_scores` or
 `receive_failure`, `FinishAudio` (drain the decoder into `receive_audio`, then call `receive_audio_end`), count what was
 `Dropped`, and `Close`. After `Close` every call returns nothing.
@@ -230,6 +230,7 @@ class StreamSession:
             )
         elif self._sound is None:
             self._sound = self._make_sound(now)
+        self._advance(now)
         return self._take()
 
     def receive_audio(self, samples: Int16Array, arrived_at: float, now: float) -> list[Action]:

@@ -35,9 +35,7 @@ def events_sample_by_sample(windows, config, length):
                     stretches[-1][1], stretches[-1][2] = t + 1, max(stretches[-1][2], mean)
                 else:
                     stretches.append([t, t + 1, mean])
-        found |= {
-            (label, on, off, round(peak, 6)) for on, off, peak in stretches if off - on >= round(min_duration * RATE)
-        }
+        found |= {(label, on, off, round(peak, 6)) for on, off, peak in stretches if off - on >= round(min_duration * RATE)}
     return found
 
 

@@ -1,7 +1,6 @@
 """A real server process whose model is a `FakeRunner`: `python -m tests.support.fake_server` is a whole service.
 
-What the model should do comes in the environment: FAKE_SECONDS, how long each run takes (a real pause in the model's thread, as a
-slow model makes it).
+FAKE_SECONDS in the environment says how long each run takes: a real pause in the model's thread, as a slow model makes it.
 """
 
 from __future__ import annotations
@@ -15,8 +14,12 @@ from service.server import run_server
 from service.settings_source import load_settings
 from tests.support.runners import FakeRunner
 
-
 if __name__ == "__main__":
     settings = load_settings({})
     configure_logging(settings.log_format, settings.log_level)
-    sys.exit(run_server(settings, lambda chosen: create_app(chosen, runner=FakeRunner(delay_seconds=float(os.environ.get("FAKE_SECONDS", "0"))))))
+    sys.exit(
+        run_server(
+            settings,
+            lambda chosen: create_app(chosen, runner=FakeRunner(delay_seconds=float(os.environ.get("FAKE_SECONDS", "0")))),
+        )
+    )
