@@ -178,7 +178,7 @@ class ContainerDecoder:
 
     def _decode(self) -> Iterator[AudioFrame]:
         """Yield frames; leave out packets that cannot be decoded; an error if that left nothing."""
-        damage: av.error.FFmpegError | None = None
+        damage: Exception | None = None
         has_sound = False
         packets = self._container.demux(self._stream)
         while True:
@@ -186,7 +186,7 @@ class ContainerDecoder:
             try:
                 packet = next(packets, None)
                 frames = [] if packet is None else packet.decode()
-            except av.error.FFmpegError as error:
+            except (av.error.FFmpegError, IndexError) as error:  # IndexError: PyAV at the end, where streams turned up late
                 damage = error
                 frames = self._flush() if packet is None else []
             for frame in frames:
@@ -250,7 +250,5 @@ def _refuse_io(url: str, flags: int, options: dict[str, str]) -> NoReturn:
     raise UnsupportedAudio("the container refers to other files, which are not opened")
 
 
-def _refuse(container: str, error: av.error.FFmpegError) -> NoReturn:
-    raise UndecodableAudio(
-        f"the bytes are {container}, but cannot be decoded: {error.strerror or 'they are incomplete or damaged'}"
-    ) from error
+def _refuse(container: str, error: Exception) -> NoReturn:
+    raise UndecodableAudio(f"the bytes are {container}, but cannot be decoded: they are incomplete or damaged") from error
