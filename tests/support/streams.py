@@ -39,6 +39,7 @@ class DrivenSession:
         self.session = StreamSession("session", models, next(iter(models)), limits, EventConfig())
         self.now = 100.0
         self.messages: list[dict[str, Any]] = []
+        self.wire: list[str] = []
         self.waiting: list[Infer] = []
         self.dropped: list[Dropped] = []
         self.close: Close | None = None
@@ -51,6 +52,7 @@ class DrivenSession:
             assert self.close is None, f"{action} after the close"
             match action:
                 case Send(message):
+                    self.wire.append(message.to_json())
                     self.messages.append(message.model_dump(by_alias=True, mode="json"))
                 case Infer():
                     self.waiting.append(action)

@@ -122,5 +122,5 @@ def test_thresholds_of_single_labels_and_of_selected_ones():
     assert compiled.offset.tolist() == [2.0, 0.35]
     assert compiled.min_duration.tolist() == [2, 30]
     assert compiled.max_gap.tolist() == [20, 3]
-    with pytest.raises(UnknownLabel, match="nearest.*Dog"):
+    with pytest.raises(UnknownLabel, match=r"nearest.*Dog"):
         Thresholds.compile(EventConfig(per_label={"Dogs": {}}), LABELS, RATE)

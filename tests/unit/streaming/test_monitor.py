@@ -38,8 +38,7 @@ def test_what_is_told_does_not_depend_on_the_pieces():
 
 def check(declared, speed):
     monitor = SignalMonitor(RATE)
-    found = [f.code for second in range(40) for f in monitor.check_rate(declared, second + 1, second / speed)]
-    return found
+    return [f.code for second in range(40) for f in monitor.check_rate(declared, second + 1, second / speed)]
 
 
 def test_a_stream_at_the_speed_of_another_common_rate_is_suspect():

@@ -572,3 +572,81 @@ def test_another_model_may_be_asked_for():
     assert driven.session.spec is other
     assert driven.messages[0]["configuration"]["window"] == 0.5
     assert driven.messages[0]["configuration"]["hop"] == 0.5
+
+
+# What the owner may ask
+
+
+def test_a_session_knows_its_model_and_format_once_it_is_configured():
+    driven = DrivenSession({})
+    assert not driven.session.is_configured
+    with pytest.raises(ValueError, match="not configured"):
+        _ = driven.session.spec
+    driven.text('{"type": "start", "encoding": "mulaw", "sample_rate": 8000, "channels": 2, "channel": 1}')
+    assert driven.session.is_configured
+    assert driven.session.audio_format.raw.encoding == "mulaw"
+    assert driven.session.audio_format.channel == 1
+    assert driven.session.received_seconds == 0
+    assert not driven.session.is_closed
+
+
+def test_a_stream_that_may_wait_sets_no_alarm_while_it_is_paused_but_that_of_its_maximum_duration():
+    driven = DrivenSession({**RAW, "on_lag": "wait"})
+    driven.second(count=12)
+    assert driven.session.next_poll(driven.now) == 100.0 + LIMITS.max_stream_seconds
+
+
+def test_the_alarm_goes_off_when_the_oldest_waiting_window_becomes_too_late():
+    driven = DrivenSession({**RAW, "hop": "0.1"})
+    driven.second()
+    assert driven.session.next_poll(driven.now) == pytest.approx(100.0 + 0.5 + 2)
+
+
+def test_what_is_late_after_an_overload_ended_the_stream_is_not_told():
+    driven = DrivenSession({**RAW, "on_lag": "error", "hop": "0.5"})
+    driven.second(count=3)
+    first, *others = driven.waiting
+    for infer in others:
+        driven.do(driven.session.receive_scores(infer.ticket, np.zeros(4, np.float32), driven.now))
+    driven.now = 200.0
+    driven.do(driven.session.receive_failure(first.ticket, DeadlineExceeded("late"), driven.now))
+    assert driven.messages[-1]["code"] == "overloaded"
+    assert driven.of_type("tags") == []
+
+
+def test_a_client_that_waited_for_everything_loses_nothing_when_it_leaves():
+    driven = DrivenSession()
+    driven.second()
+    driven.answer()
+    driven.do(driven.session.abandon())
+    assert driven.dropped == []
+
+
+def test_a_second_start_without_a_token_is_no_attempt_to_resume():
+    driven = DrivenSession()
+    driven.text('{"type": "start", "top_k": 1}')
+    assert driven.types == ["ready", "configuration"]
+
+
+def test_a_label_may_be_given_by_name_or_id_and_a_query_may_repeat_it():
+    driven = DrivenSession(None)
+    driven.do(driven.session.open([*RAW.items(), ("labels", "dog"), ("labels", "1"), ("token", "secret")], 0))
+    assert driven.messages[0]["configuration"]["labels"] == ["Speech", "Dog"]
+
+
+def test_events_may_be_switched_on_by_name():
+    assert DrivenSession({**RAW, "events": "yes"}).messages[0]["configuration"]["events"]["max_gap"] == 0.3
+
+
+def test_an_event_update_bears_the_new_onset_and_a_retracted_one_says_so():
+    driven = DrivenSession({**RAW, "hop": "0.5"})
+    driven.audio(np.full(8000, 3000, np.int16))
+    driven.answer()
+    driven.audio(np.full(40_000, 1000, np.int16))
+    driven.answer()
+    driven.text(STOP)
+    dog = [m for m in driven.of_type("event") if m["label"] == "Dog"]
+    assert dog[0]["phase"] == "onset"
+    assert dog[-1]["phase"] == "offset"
+    wire = [json.loads(text) for text in driven.wire]
+    assert all("retracted" not in m or m["retracted"] is True for m in wire)
