@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Protocol
 
 from service.audio.intake import ContainerIntake, Intake, RawIntake
@@ -99,16 +99,16 @@ class StreamDriver:
         self._writer = asyncio.create_task(self._write())
         self._reader = asyncio.create_task(self._read())
         try:
-            self._perform(self.session.open(query, self._clock()))
+            self._perform(self.session.open, query, self._clock())
             await asyncio.wait([self._writer, self._reader], return_when=asyncio.FIRST_COMPLETED)
-            if not self._writer.done() and not self.session.is_reading:
-                if self._must_finish:
-                    await self._finish()
+            if self._must_finish and not self._writer.done():
+                await self._finish()
+            if not self.session.is_reading:
                 await asyncio.wait([self._writer])
         finally:
             if self._alarm:
                 self._alarm.cancel()
-            self._perform(self.session.abandon())
+            self._perform(self.session.abandon)
             if self._intake:
                 self._intake.close()
             tasks = [self._writer, self._reader, *self._inferences]
@@ -120,13 +120,19 @@ class StreamDriver:
 
     def drain(self) -> None:
         """The server is going away."""
-        self._perform(self.session.drain(self._clock()))
+        self._perform(self.session.drain, self._clock())
 
     def stop(self) -> None:
         """Read no more, as if the other side had sent `stop`: what came is scored and sent, then the stream is closed."""
-        self._perform(self.session.receive_text(Stop(type="stop").model_dump_json(), self._clock()))
+        self._perform(self.session.receive_text, Stop(type="stop").model_dump_json(), self._clock())
 
-    def _perform(self, actions: list[Action]) -> None:
+    def _perform(self, receive: Callable[..., list[Action]], *args: object) -> None:
+        """Report to the session and carry out what it answers; if it breaks, that ends this stream and no other."""
+        try:
+            actions = receive(*args)
+        except Exception:
+            logger.exception("the stream broke")
+            actions = self.session.fail(_our_fault())
         for action in actions:
             match action:
                 case Send(message):
@@ -162,21 +168,21 @@ class StreamDriver:
 
     def _poll(self) -> None:
         self._alarm = None
-        self._perform(self.session.poll(self._clock()))
+        self._perform(self.session.poll, self._clock())
 
     async def _infer(self, action: Infer) -> None:
         batcher = self._catalog.get(self.session.spec.name)
         try:
             result = await batcher.submit(action.waveform, priority=Priority.LIVE, deadline=action.deadline)
         except ServiceError as error:
-            self._perform(self.session.receive_failure(action.ticket, error, self._clock()))
+            self._perform(self.session.receive_failure, action.ticket, error, self._clock())
         except Exception:
             logger.exception("a window could not be scored")
             failure = InferenceFailed("a window could not be scored")
-            self._perform(self.session.receive_failure(action.ticket, failure, self._clock()))
+            self._perform(self.session.receive_failure, action.ticket, failure, self._clock())
         else:
             started = self._clock()
-            self._perform(self.session.receive_scores(action.ticket, result.scores, started))
+            self._perform(self.session.receive_scores, action.ticket, result.scores, started)
             self._engine.metrics.stage_seconds("postprocess", self._clock() - started)
 
     async def _write(self) -> None:
@@ -207,37 +213,38 @@ class StreamDriver:
     async def _take(self, frame: str | bytes) -> None:
         now = self._clock()
         if isinstance(frame, str):
-            self._perform(self.session.receive_text(frame, now))
+            self._perform(self.session.receive_text, frame, now)
             return
-        self._perform(self.session.receive_binary(len(frame), now))
+        self._perform(self.session.receive_binary, len(frame), now)
         if self.session.is_reading:
-            try:
-                self._intake = self._intake or self._open_intake()
-                await self._hand_over(self._intake.push(frame), now, inline=self._is_quick(frame))
-            except ServiceError as error:
-                self._perform(self.session.receive_audio_end(self._clock(), error))
+            self._intake = self._intake or self._open_intake()
+            if error := await self._hand_over(self._intake.push(frame), now, inline=self._is_quick(frame)):
+                self._perform(self.session.receive_audio_end, self._clock(), error)
 
     async def _finish(self) -> None:
         """Drain the decoder."""
-        now = self._clock()
         error: ServiceError | None = None
-        try:
-            if self._intake:
-                await self._hand_over(self._intake.finish(), now, inline=isinstance(self._intake, RawIntake))
-        except ServiceError as cut:
-            error = cut
-        self._perform(self.session.receive_audio_end(self._clock(), error))
+        if self._intake:
+            error = await self._hand_over(self._intake.finish(), self._clock(), inline=isinstance(self._intake, RawIntake))
+        self._perform(self.session.receive_audio_end, self._clock(), error)
 
-    async def _hand_over(self, blocks: Iterator[Int16Array], arrived_at: float, *, inline: bool) -> None:
-        """Give decoded blocks to the session, pausing between them where it asks for it."""
+    async def _hand_over(self, blocks: Iterator[Int16Array], arrived_at: float, *, inline: bool) -> ServiceError | None:
+        """Give decoded blocks to the session, pausing between them where it asks for it; return why no more can be decoded."""
         rate = self.session.spec.sample_rate
-        while True:
-            block = next(blocks, None) if inline else await self._engine.run(lambda: next(blocks, None))
-            if block is None or self.session.is_closed:
-                return
-            self._engine.metrics.audio_received("stream", len(block) / rate)
-            self._perform(self.session.receive_audio(block, arrived_at, self._clock()))
-            await self._until_readable()
+        try:
+            while not self.session.is_closed:
+                block = next(blocks, None) if inline else await self._engine.run(lambda: next(blocks, None))
+                if block is None:
+                    break
+                self._engine.metrics.audio_received("stream", len(block) / rate)
+                self._perform(self.session.receive_audio, block, arrived_at, self._clock())
+                await self._until_readable()
+        except ServiceError as error:
+            return error
+        except Exception:
+            logger.exception("the sound of a stream could not be decoded")
+            return _our_fault()
+        return None
 
     def _is_quick(self, data: bytes) -> bool:
         return isinstance(self._intake, RawIntake) and len(data) <= INLINE_BYTES
@@ -248,3 +255,7 @@ class StreamDriver:
         if audio.raw:
             return RawIntake(audio.raw, channel=audio.channel, target_rate=spec.sample_rate, observe=observe, clock=self._clock)
         return ContainerIntake(channel=audio.channel, target_rate=spec.sample_rate, observe=observe, clock=self._clock)
+
+
+def _our_fault() -> ServiceError:
+    return ServiceError("something went wrong on our side; the log knows it under this session_id")
