@@ -8,7 +8,7 @@ import re
 import signal
 import subprocess
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -17,22 +17,25 @@ from service.child import python_module
 START_SECONDS = 120
 
 
+def clean_environ(**more: str) -> dict[str, str]:
+    """Return this process's environment without settings of ours, with a free port, and with more variables."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("SONOTAG_", "PROMETHEUS_"))}
+    return inherited | {"SONOTAG_PORT": "0"} | more
+
+
 class ServiceProcess:
     """A started service, its address, and what it has said.
 
     Args:
-        module: What to run, as after `python -m`.
-        arguments: Its arguments.
-        environ: Variables beside those of this process.
+        command: What to run.
+        environ: Its whole environment; see `clean_environ`.
         cwd: Where to run it.
     """
 
-    def __init__(self, module: str, *arguments: str, environ: Mapping[str, str] | None = None, cwd: Path) -> None:
-        inherited = {name: value for name, value in os.environ.items() if not name.startswith(("SONOTAG_", "PROMETHEUS_"))}
-        child = python_module(module, *arguments, environ=inherited | {"SONOTAG_PORT": "0"} | dict(environ or {}))
+    def __init__(self, command: Sequence[str], *, environ: Mapping[str, str], cwd: Path) -> None:
         self._process = subprocess.Popen(
-            child.command,
-            env=dict(child.environ),
+            command,
+            env=dict(environ),
             cwd=cwd,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -92,6 +95,11 @@ class ServiceProcess:
             thread.join(timeout)
         return code
 
+    def end_cleanly(self) -> int:
+        """Ask it to end and return its exit code."""
+        self.send_signal(signal.SIGTERM)
+        return self.wait()
+
     @property
     def stderr(self) -> str:
         """What it has logged so far."""
@@ -112,10 +120,18 @@ class ServiceProcess:
 
 
 @contextmanager
-def running(module: str, *arguments: str, environ: Mapping[str, str] | None = None, cwd: Path) -> Iterator[ServiceProcess]:
+def running_command(command: Sequence[str], *, environ: Mapping[str, str], cwd: Path) -> Iterator[ServiceProcess]:
     """Run a service for as long as the context is open."""
-    process = ServiceProcess(module, *arguments, environ=environ, cwd=cwd)
+    process = ServiceProcess(command, environ=environ, cwd=cwd)
     try:
         yield process
     finally:
         process.end()
+
+
+@contextmanager
+def running(module: str, *arguments: str, environ: Mapping[str, str] | None = None, cwd: Path) -> Iterator[ServiceProcess]:
+    """Run a module of this repository, as after `python -m`, for as long as the context is open."""
+    child = python_module(module, *arguments, environ=clean_environ(**(environ or {})))
+    with running_command(child.command, environ=child.environ, cwd=cwd) as process:
+        yield process
