@@ -96,3 +96,9 @@ def error_body(error: ServiceError) -> ErrorBody:
         retryable=error.retryable,
         retry_after_s=error.retry_after_s,
     )
+
+
+def to_json(item: pydantic.BaseModel) -> bytes:
+    """Return the JSON of an answer, a line or an error: what was not asked for is left out, an error keeps its whole shape."""
+    left_out = {name for name in ("windows", "events", "embedding") if getattr(item, name, ()) is None}
+    return item.model_dump_json(exclude=left_out).encode()

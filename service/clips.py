@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ from service.tagger import ClipPlan, ClipReader, ClipResult, ClipTags, ScoredWin
 
 MAX_TIMELINE_TAGS = 1_000_000
 """Of one JSON answer, about 60 MB; longer timelines go line by line."""
+LAST_ESTIMATE = 0.99
+"""A header may state too short a sound: until all is read nobody knows that it is done."""
 
 
 def make_plan(spec: ModelSpec, query: ClassifyQuery, defaults: EventConfig, function: Function | None = None) -> ClipPlan:
@@ -30,7 +33,9 @@ def make_plan(spec: ModelSpec, query: ClassifyQuery, defaults: EventConfig, func
     Raises:
         InvalidParameter: A value is out of the model's range, or a label unknown.
     """
-    selector = make_selector(spec, query.top_k, query.threshold, query.labels, query.exclude)
+    # Logits as they are have no threshold: they fall below 0.
+    threshold = query.threshold if function is None else -math.inf
+    selector = make_selector(spec, query.top_k, threshold, query.labels, query.exclude)
     events = None if query.events is None else parse_events(query.events, defaults)
     grid = resolve_grid(spec, query.window, query.hop)
     if query.hop is None and not query.timeline and events is None:
@@ -64,14 +69,19 @@ class Clip:
     audio: AudioFile
     file: IO[bytes]
     num_bytes: int
+    _progress: float = 0.0
 
     def progress(self, position: int) -> float:
-        """Return how much of the clip is done at a position in samples, 0 to 1."""
+        """Return how much of the clip is done at a position in samples, 0 to 1. It never falls; 1 is the end."""
+        self._progress = max(self._progress, self._estimate(position))
+        return self._progress
+
+    def _estimate(self, position: int) -> float:
         if self.reader.is_finished:
             return position / self.reader.num_samples
         if self.audio.num_frames:
-            return min(1.0, position / (self.audio.num_frames / self.audio.sample_rate * self.plan.spec.sample_rate))
-        read = min(1.0, self.file.tell() / max(1, self.num_bytes))
+            return min(LAST_ESTIMATE, position / (self.audio.num_frames / self.audio.sample_rate * self.plan.spec.sample_rate))
+        read = min(LAST_ESTIMATE, self.file.tell() / max(1, self.num_bytes))
         return read * min(1.0, position / max(1, self.reader.num_samples))
 
 

@@ -17,6 +17,8 @@ from service.validation import parameter_error
 
 MIN_HOP_SECONDS = 0.1
 DEFAULT_HOP_SECONDS = 1.0
+MAX_GRID_SECONDS = 1e6
+"""More than any model's window."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,19 +41,25 @@ def resolve_grid(spec: ModelSpec, window: float | None, hop: float | None) -> Gr
         InvalidParameter: The model cannot take such windows; the message says what it takes.
     """
     rate = spec.sample_rate
-    window_samples = spec.window_samples if window is None else round(window * rate)
+    window_samples = spec.window_samples if window is None else _to_samples(window, rate)
     if not spec.min_samples <= window_samples <= spec.window_samples:
         raise InvalidParameter(
             f"window is {window:g} s; model {spec.name} takes {spec.min_samples / rate:g} to {spec.window_samples / rate:g} s",
             param="window",
         )
-    hop_samples = min(spec.hop_samples, window_samples) if hop is None else round(hop * rate)
+    hop_samples = min(spec.hop_samples, window_samples) if hop is None else _to_samples(hop, rate)
     shortest = min(round(MIN_HOP_SECONDS * rate), window_samples)
     if not shortest <= hop_samples <= window_samples:
         raise InvalidParameter(
             f"hop is {hop:g} s; it must be from {MIN_HOP_SECONDS} s to the window, {window_samples / rate:g} s", param="hop"
         )
     return Grid(window_samples, hop_samples)
+
+
+def _to_samples(seconds: float, rate: int) -> int:
+    return round(
+        max(-MAX_GRID_SECONDS, min(seconds, MAX_GRID_SECONDS)) * rate
+    )  # what is finite in seconds need not be in samples
 
 
 def make_selector(

@@ -262,6 +262,8 @@ async def score_clip(
                 yield ScoredWindow(span, scores)
     finally:
         timing.decode = reader.seconds
+        if own is not None:
+            own.release()
         for _, task in running:
             task.cancel()
         await asyncio.gather(*(task for _, task in running), return_exceptions=True)
@@ -269,5 +271,3 @@ async def score_clip(
             await asyncio.wait([reading])  # its thread still holds the file
             if not reading.cancelled():
                 reading.exception()
-        if own is not None:
-            own.release()

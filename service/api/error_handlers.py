@@ -10,7 +10,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from service.answers import ErrorAnswer, ErrorBody, error_body
+from service.answers import ClassifyQuery, ErrorAnswer, ErrorBody, error_body
 from service.errors import ServiceError
 from service.validation import describe_problem, unknown_parameter
 
@@ -36,8 +36,7 @@ async def _validation_error(request: Request, error: Exception) -> JSONResponse:
     first = error.errors()[0]
     where = ".".join(str(part) for part in first["loc"][1:])
     if first["type"] == "extra_forbidden":
-        known = getattr(request.scope.get("endpoint"), "parameters", ())
-        return error_response(unknown_parameter(where, known))
+        return error_response(unknown_parameter(where, ClassifyQuery.model_fields))
     return error_response(describe_problem(where, first["msg"], first.get("input")))
 
 

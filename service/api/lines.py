@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 
 import pydantic
 
-from service.answers import error_body
+from service.answers import error_body, to_json
 from service.api.schemas import ErrorLine, SummaryLine, WindowLine
 from service.clips import Clip, make_answer, window_item
 from service.errors import ServiceError
@@ -35,4 +35,4 @@ async def answer_lines(clip: Clip, first: ScoredWindow) -> AsyncIterator[bytes]:
 
 
 def _line(item: pydantic.BaseModel) -> bytes:
-    return item.model_dump_json(exclude_none=True).encode() + b"\n"
+    return to_json(item) + b"\n"

@@ -15,7 +15,7 @@ from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from service.answers import ClassifyQuery, ClipAnswer, ErrorAnswer, error_body
+from service.answers import ClassifyQuery, ClipAnswer, ErrorAnswer, error_body, to_json
 from service.api.lines import answer_lines
 from service.api.schemas import (
     BatchAnswer,
@@ -92,7 +92,9 @@ class LinesResponse(StreamingResponse):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the response."""
         async with self._stack:
-            await super().__call__(scope, receive, send)
+            # Not the base class's own watch: it cancels again and again until it is obeyed, and what has to end here waits
+            # for a thread that still reads the clip.
+            await until_disconnect(Request(scope, receive), self.stream_response(send))
 
 
 def _server_timing(timing: Timing) -> dict[str, str]:
@@ -100,9 +102,8 @@ def _server_timing(timing: Timing) -> dict[str, str]:
     return {"Server-Timing": ", ".join(f"{name};dur={seconds * 1000:.1f}" for name, seconds in parts.items())}
 
 
-async def _to_json(services: Services, answer: pydantic.BaseModel) -> bytes:
-    """A long timeline takes a while to write: not on the event loop."""
-    return (await services.run(lambda: answer.model_dump_json(exclude_none=True))).encode()
+def _batch_to_json(results: list[ClipAnswer | ErrorAnswer]) -> bytes:
+    return b'{"results":[' + b",".join(map(to_json, results)) + b"]}"
 
 
 @asynccontextmanager
@@ -130,7 +131,8 @@ async def classify(request: Request, query: Annotated[ClassifyQuery, Query()]) -
             first = await until_disconnect(request, anext(clip.windows))
             return LinesResponse(answer_lines(clip, first), stack.pop_all())
         answer = await until_disconnect(request, answer_clip(services, clip, timeline=query.timeline))
-        return Response(await _to_json(services, answer), media_type="application/json", headers=_server_timing(clip.timing))
+        body = await services.run(lambda: to_json(answer))  # a long timeline takes a while to write
+        return Response(body, media_type="application/json", headers=_server_timing(clip.timing))
 
 
 @router.post("/v1/classify/batch", response_model=BatchAnswer, responses=_ERRORS, openapi_extra=_body(many=True))
@@ -153,7 +155,7 @@ async def classify_batch(request: Request, query: Annotated[ClassifyQuery, Query
                         return ErrorAnswer(error=error_body(error))
 
                 results = await until_disconnect(request, _gather([answer(file) for file in files]))
-        return Response(await _to_json(services, BatchAnswer(results=results)), media_type="application/json")
+        return Response(await services.run(lambda: _batch_to_json(results)), media_type="application/json")
 
 
 async def _gather(jobs: list[Coroutine[object, object, T]]) -> list[T]:

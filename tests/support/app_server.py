@@ -1,0 +1,69 @@
+"""The whole service in a thread of the test, on a real socket, around a model that the test holds in its hand."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from service.app import create_app
+from service.metrics import Metrics
+from service.server import DrainingServer, make_config
+from service.settings import Settings
+from service.sockets import describe, listen
+from tests.support.runners import WAIT_SECONDS, FakeRunner
+
+
+class AppServer:
+    """A started service.
+
+    Args:
+        runner: The model.
+        settings: Settings that differ from the defaults; the port is a free one.
+    """
+
+    def __init__(self, runner: FakeRunner, settings: dict[str, Any]) -> None:
+        # A .env file is the developer's; a test has only what it says.
+        self.settings = Settings(_env_file=None, **{"port": 0} | settings)
+        self.runner = runner
+        app = create_app(self.settings, runner=runner)
+        self.metrics: Metrics = app.state.metrics
+        self.lifecycle = app.state.lifecycle
+        self._sockets = listen(self.settings)
+        self.url = describe(self.settings, self._sockets).url
+        ready = threading.Event()
+        self._server = DrainingServer(
+            make_config(app, self.settings), app.state.lifecycle, self.settings.drain_seconds, ready.set
+        )
+        self._thread = threading.Thread(target=self._server.run, args=(self._sockets,), name="server")
+        self._thread.start()
+        assert ready.wait(WAIT_SECONDS)
+
+    def begin_drain(self) -> None:
+        """What SIGTERM does."""
+        self._server.handle_exit(signal.SIGTERM, None)
+
+    def wait_ended(self) -> None:
+        """Block until it has ended by itself."""
+        self._thread.join(WAIT_SECONDS)
+        assert not self._thread.is_alive()
+
+    def end(self) -> None:
+        """Drain and end."""
+        self.runner.release()
+        self.begin_drain()
+        self.wait_ended()
+        for sock in self._sockets:
+            sock.close()
+
+
+@contextmanager
+def serving(runner: FakeRunner | None = None, **settings: Any) -> Iterator[AppServer]:
+    """Run a service for as long as the context is open; by default around a `FakeRunner` with one-second windows."""
+    server = AppServer(runner or FakeRunner(), settings)
+    try:
+        yield server
+    finally:
+        server.end()
