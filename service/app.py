@@ -15,7 +15,7 @@ from fastapi.responses import FileResponse
 
 from service.api import health, rest, websocket
 from service.api.error_handlers import add_error_handlers
-from service.api.middleware import RequestContext
+from service.api.middleware import RequestContext, RootPath
 from service.errors import StartError
 from service.inference.batcher import Batcher
 from service.inference.catalog import Catalog, open_catalog
@@ -57,7 +57,6 @@ def create_app(settings: Settings, *, runner: Runner | None = None) -> FastAPI:
         summary="Real-time streaming audio tagging",
         version=version("sonotag"),
         lifespan=lifespan,
-        root_path=settings.root_path,
     )
     app.state.services = services
     app.state.lifecycle = lifecycle
@@ -75,6 +74,8 @@ def create_app(settings: Settings, *, runner: Runner | None = None) -> FastAPI:
             expose_headers=["X-Request-Id", "Server-Timing", "Retry-After"],
         )
     app.add_middleware(RequestContext, services=services)
+    if settings.root_path:
+        app.add_middleware(RootPath, root_path=settings.root_path)
     return app
 
 

@@ -155,7 +155,6 @@ def make_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
         backlog=BACKLOG,
         proxy_headers=True,
         forwarded_allow_ips=settings.trusted_proxies,
-        root_path=settings.root_path,
         timeout_keep_alive=_KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=_SHUTDOWN_SECONDS,
         workers=1,  # explicitly: otherwise uvicorn reads WEB_CONCURRENCY

@@ -1,4 +1,7 @@
-"""Around every HTTP request: its id, its one log line, its count and time, and the answer when something of ours breaks."""
+"""Around every HTTP request: its id, its one log line, its count and time, and the answer when something of ours breaks.
+
+And around every connection the path under which a proxy serves it.
+"""
 
 from __future__ import annotations
 
@@ -76,3 +79,29 @@ class RequestContext:
                 seconds = self._services.clock() - started
                 self._services.metrics.request_finished(route, status, seconds)
                 log_request(scope["method"], route, status, seconds)
+
+
+class RootPath:
+    """Makes the service work under a path of a proxy's, whether the proxy takes that path off or leaves it on.
+
+    Either way the application sees what ASGI asks for: `root_path`, and a `path` that begins with it. uvicorn's own option
+    puts the prefix before every path, which a proxy that leaves it on would get twice; Starlette alone routes both, but
+    redirects to where the proxy is not.
+    Source: the ASGI specification, HTTP connection scope.
+
+    Args:
+        app: What is wrapped.
+        root_path: `/path`, without a slash at the end.
+    """
+
+    def __init__(self, app: ASGIApp, root_path: str) -> None:
+        self._app = app
+        self._root_path = root_path
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one connection."""
+        root, path = self._root_path, scope.get("path", "")
+        if scope["type"] != "lifespan":
+            is_left_on = path == root or path.startswith(root + "/")
+            scope = {**scope, "root_path": root, "path": path if is_left_on else root + path}
+        await self._app(scope, receive, send)
