@@ -13,7 +13,7 @@ import pydantic
 from dotenv import dotenv_values
 
 from service.errors import SettingsError
-from service.settings import DOTENV_FILE, PREFIX, Settings, describe_range
+from service.settings import DOTENV_FILE, EMBEDDED_BUNDLE, PREFIX, Settings, describe_range
 
 HIDDEN = "(hidden)"
 
@@ -87,6 +87,17 @@ def explain(settings: Settings) -> list[SettingRow]:
         )
         for name, info in Settings.model_fields.items()
     ]
+
+
+def format_markdown(rows: list[SettingRow]) -> str:
+    """Return the settings as a table for the README: variable, default, range, meaning."""
+    lines = ["| variable | default | allowed | meaning |", "|---|---|---|---|"]
+    for row in rows:
+        # The embedded bundle's folder is a path of this machine.
+        default = row.default.replace(str(EMBEDDED_BUNDLE.folder), f"service/bundles/{EMBEDDED_BUNDLE.name}")
+        shown = f"`{default}`" if default else ""
+        lines.append(f"| `{row.name}` | {shown} | {row.allowed} | {row.meaning} |")
+    return "\n".join(lines)
 
 
 def find_unknown_variables(environ: Mapping[str, str] | None = None) -> list[str]:

@@ -12,12 +12,14 @@ from rich.text import Text
 
 from service import exit_codes
 from service.commands.setting_flags import add_setting_flags, read_settings
-from service.settings_source import SettingRow, explain
+from service.settings_source import SettingRow, explain, format_markdown
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    parser.add_argument("--json", action="store_true", help="print a JSON array, for programs")
+    output = parser.add_mutually_exclusive_group()
+    output.add_argument("--json", action="store_true", help="print a JSON array, for programs")
+    output.add_argument("--markdown", action="store_true", help="print a table without values, for documents")
     add_setting_flags(parser)
 
 
@@ -30,6 +32,8 @@ def run(args: argparse.Namespace) -> int:
     rows = explain(read_settings(args))
     if args.json:
         print(json.dumps([asdict(row) for row in rows], indent=2, ensure_ascii=False))
+    elif args.markdown:
+        print(format_markdown(rows))
     else:
         _print_table(rows)
     return exit_codes.OK

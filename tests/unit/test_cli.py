@@ -66,6 +66,13 @@ def test_the_table_shows_every_setting_whole(tmp_path: Path) -> None:
         assert f"SONOTAG_{name.upper()} " in table
 
 
+def test_the_table_for_documents_holds_no_path_of_this_machine(tmp_path: Path) -> None:
+    table = sonotag("settings", "--markdown", cwd=tmp_path, SONOTAG_PORT="9000").stdout
+    assert "| `SONOTAG_PORT` | `8000` | 0 to 65535 |" in table
+    assert "`ast-tiny-16-16-5s=service/bundles/ast-tiny-16-16-5s`" in table
+    assert str(REPOSITORY) not in table
+
+
 def test_a_bad_setting_is_one_line_and_its_own_exit_code(tmp_path: Path) -> None:
     done = sonotag("settings", cwd=tmp_path, SONOTAG_PORT="70000")
     assert done.returncode == exit_codes.START
