@@ -28,6 +28,9 @@ class WindowState(Enum):
     DROPPED = auto()
 
 
+OPEN = (WindowState.WAITING, WindowState.IN_FLIGHT)
+
+
 @dataclass(slots=True, eq=False)
 class WindowEntry:
     """One window of a stream.
@@ -61,7 +64,7 @@ class WindowLedger:
     """The windows of one stream that are not answered yet, oldest first.
 
     Args:
-        max_lag_seconds: A waiting or scored window later than this is dropped; None when nothing ever is.
+        max_lag_seconds: A window that is not answered by then is dropped; None when nothing ever is.
     """
 
     def __init__(self, max_lag_seconds: float | None) -> None:
@@ -86,23 +89,22 @@ class WindowLedger:
         self._num_added += 1
         self._added_end = span.end
         self._entries.append(entry)
-        self._by_ticket[entry.ticket] = entry
 
     def deadline(self, entry: WindowEntry) -> float | None:
         """Return the clock time after which a window's answer is too late, or None."""
         return None if self._max_lag is None else entry.reference + self._max_lag
 
     def next_deadline(self) -> float | None:
-        """Return when the oldest waiting window becomes too late, or None."""
-        waiting = (entry for entry in self._entries if entry.state is WindowState.WAITING)
-        first = next(waiting, None)
+        """Return when the oldest unanswered window becomes too late, or None."""
+        open_entries = (entry for entry in self._entries if entry.state in OPEN)
+        first = next(open_entries, None)
         return None if first is None else self.deadline(first)
 
     def expire(self, now: float) -> None:
-        """Drop the waiting windows whose lag has passed the limit."""
+        """Drop the windows whose lag has passed the limit, also those that the model still works on."""
         if self._max_lag is not None:
             for entry in self._entries:
-                if entry.state is WindowState.WAITING and now > entry.reference + self._max_lag:
+                if entry.state in OPEN and now > entry.reference + self._max_lag:
                     entry.drop("lag")
 
     def issue(self) -> list[WindowEntry]:
@@ -113,6 +115,7 @@ class WindowLedger:
                 break
             if entry.state is WindowState.WAITING:
                 entry.state = WindowState.IN_FLIGHT
+                self._by_ticket[entry.ticket] = entry
                 self._num_in_flight += 1
                 issued.append(entry)
         return issued
@@ -126,8 +129,10 @@ class WindowLedger:
             now: Clock seconds; an answer that comes too late is dropped.
             reason: Why there are no scores.
         """
-        entry = self._by_ticket[ticket]
+        entry = self._by_ticket.pop(ticket)
         self._num_in_flight -= 1
+        if entry.state is WindowState.DROPPED:
+            return  # it became too late meanwhile
         if scores is None:
             entry.drop(reason)
         elif self._max_lag is not None and now > entry.reference + self._max_lag:
@@ -138,8 +143,6 @@ class WindowLedger:
     def pop_settled(self) -> list[WindowEntry]:
         """Return the windows at the head that are scored or dropped, in order, and forget them."""
         settled = []
-        while self._entries and self._entries[0].state in (WindowState.SCORED, WindowState.DROPPED):
-            entry = self._entries.popleft()
-            del self._by_ticket[entry.ticket]
-            settled.append(entry)
+        while self._entries and self._entries[0].state not in OPEN:
+            settled.append(self._entries.popleft())
         return settled
