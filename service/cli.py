@@ -39,6 +39,8 @@ class Command(NamedTuple):
 
 COMMANDS: Final = (
     Command("serve", "service.commands.serve", "run the service"),
+    Command("classify", "service.commands.classify", "say what is heard in files and folders"),
+    Command("listen", "service.commands.listen", "say what is heard in a stream, as it comes"),
     Command("export", "service.commands.export", "turn a checkpoint into a bundle (needs the extra export)"),
     Command("settings", "service.commands.settings", "print every setting, where its value comes from and what it means"),
     Command("version", "service.commands.version", "print the version, and those of the libraries"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass
 from typing import IO, BinaryIO, cast
@@ -127,8 +127,16 @@ async def open_clip(
         yield clip
 
 
-async def answer_clip(engine: Engine, clip: Clip, *, timeline: bool) -> ClipAnswer:
+async def answer_clip(
+    engine: Engine, clip: Clip, *, timeline: bool, on_progress: Callable[[float], None] | None = None
+) -> ClipAnswer:
     """Score a whole clip and return its answer.
+
+    Args:
+        engine: Clock and metrics.
+        clip: The clip.
+        timeline: Whether the windows are wanted too.
+        on_progress: Is told after each window how much is done, 0 to 1.
 
     Raises:
         ServiceError: See `score_clip`.
@@ -141,6 +149,8 @@ async def answer_clip(engine: Engine, clip: Clip, *, timeline: bool) -> ClipAnsw
         started = engine.clock()
         items = tags.add(window)
         engine.metrics.stage_seconds("postprocess", engine.clock() - started)
+        if on_progress is not None:
+            on_progress(clip.progress(window.span.end))
         if timeline:
             num_tags += len(items)
             if num_tags > MAX_TIMELINE_TAGS:

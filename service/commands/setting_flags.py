@@ -32,8 +32,12 @@ def add_setting_flags(parser: argparse.ArgumentParser, names: Iterable[str] | No
         )
 
 
-def read_settings(args: argparse.Namespace) -> Settings:
+def read_settings(args: argparse.Namespace, *, quiet: bool = False) -> Settings:
     """Read the settings that the flags, the environment and `.env` give, and start logging as they say.
+
+    Args:
+        args: Parsed, with the flags of `add_setting_flags`.
+        quiet: Log warnings and errors only, where nobody chose a level: for commands whose output is their result.
 
     Raises:
         SettingsError: A value is not allowed.
@@ -44,7 +48,8 @@ def read_settings(args: argparse.Namespace) -> Settings:
         if name.startswith(_PREFIX) and value is not None
     }
     settings = load_settings(flags)
-    configure_logging(settings.log_format, settings.log_level)
+    is_chosen = "log_level" in settings.origins
+    configure_logging(settings.log_format, "warning" if quiet and not is_chosen else settings.log_level)
     for warning in find_unknown_variables():
         _logger.warning(warning)
     return settings

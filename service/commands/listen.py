@@ -1,0 +1,216 @@
+"""`sonotag listen`: say what is heard in sound as it comes, in this process: tags each hop, events when they begin and end.
+
+A file is played at its own speed, as a live stream would come. `-` (or a named pipe) reads standard input: a container, or raw
+samples with --encoding, --sample-rate and --channels. Control-C ends it: what came is scored, the summary is the last line;
+a second one ends it at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import secrets
+import signal
+import sys
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
+from typing import get_args
+
+from service import exit_codes
+from service.audio.formats import ENCODINGS, RawFormat
+from service.commands.listen_output import JsonLines, ListenOutput, TextLines
+from service.commands.listen_sources import Source, open_file, open_pipe
+from service.commands.local_engine import add_engine_flags, open_engine
+from service.commands.query_flags import add_query_flags, query_items
+from service.commands.setting_flags import read_settings
+from service.commands.sound_files import STANDARD_INPUT, is_pipe
+from service.engine import Engine
+from service.errors import InvalidParameter, NotFound
+from service.settings import Settings
+from service.streaming.configuration import DEFAULT_THRESHOLD, DEFAULT_TOP_K
+from service.streaming.driver import StreamDriver
+from service.streaming.messages import ErrorMessage, OnLag, ServerMessage, Stop
+
+_STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    parser.add_argument("source", metavar="FILE", help="a file of sound, or - for standard input")
+    parser.add_argument("--json", action="store_true", help="print the messages of the wire, one a line")
+    parser.add_argument(
+        "--pace",
+        type=float,
+        nargs="?",
+        const=1.0,
+        default=1.0,
+        metavar="SPEED",
+        help="how many times real speed a file is played; 0: as fast as it can be scored. Default: 1",
+    )
+    group = parser.add_argument_group("raw samples")
+    group.add_argument(
+        "--encoding", choices=("auto", *ENCODINGS), default="auto", help="what the bytes are. Default: auto, a container"
+    )
+    group.add_argument("--sample-rate", type=int, metavar="HZ", help="of raw samples")
+    group.add_argument("--channels", type=int, metavar="N", help="of raw samples, interleaved. Default: 1")
+    add_query_flags(parser, top_k=DEFAULT_TOP_K, threshold=DEFAULT_THRESHOLD)
+    group = parser.add_argument_group("events and lag")
+    events = group.add_mutually_exclusive_group()
+    events.add_argument("--no-events", action="store_true", help="print tags only")
+    events.add_argument("--event-options", metavar="JSON", help='what counts as an event, such as {"onset_threshold": 0.4}')
+    group.add_argument(
+        "--on-lag",
+        choices=get_args(OnLag),
+        help="what happens when the model is too slow. Default: skip, and wait for a file with --pace 0",
+    )
+    add_engine_flags(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Listen until the sound ends.
+
+    Raises:
+        StartError: A setting is not allowed, or the model cannot be loaded.
+        ServiceError: The file is no sound that can be read.
+        BrokenPipeError: Nobody reads the output any more.
+    """
+    settings = read_settings(args, quiet=True)
+    try:
+        _check(args)
+        return asyncio.run(_listen(args, settings))
+    except (InvalidParameter, NotFound) as error:
+        print(f"sonotag listen: {error.message}", file=sys.stderr)
+        return exit_codes.USAGE
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        print(f"sonotag listen: {args.source}: {error.strerror or error}", file=sys.stderr)
+        return exit_codes.FAILURE
+
+
+def _check(args: argparse.Namespace) -> None:
+    """Refuse what can be refused before the model is loaded."""
+    if not 0 <= args.pace <= 1000:
+        raise InvalidParameter(f"--pace is {args.pace:g}; it must be from 0 to 1000", param="pace")
+    if args.source == STANDARD_INPUT and sys.stdin.isatty():
+        raise InvalidParameter("- reads sound from standard input, which is a terminal here: COMMAND | sonotag listen -")
+    if args.encoding == "auto":
+        for flag, value in (("--sample-rate", args.sample_rate), ("--channels", args.channels)):
+            if value is not None:
+                raise InvalidParameter(f"{flag} goes with raw samples: name their --encoding too")
+    elif args.sample_rate is None:
+        raise InvalidParameter(f"--encoding {args.encoding} needs --sample-rate: raw samples do not tell it")
+    _raw_format(args)
+
+
+def _raw_format(args: argparse.Namespace) -> RawFormat | None:
+    if args.encoding == "auto":
+        return None
+    return RawFormat(args.encoding, args.sample_rate, 1 if args.channels is None else args.channels)
+
+
+def _open_source(args: argparse.Namespace, engine: Engine) -> AbstractAsyncContextManager[Source]:
+    raw = _raw_format(args)
+    if args.source == STANDARD_INPUT:
+        return open_pipe(sys.stdin.fileno(), raw, args.channel)
+    if is_pipe(args.source):
+        return _open_named_pipe(args, engine, raw)
+    return open_file(engine, Path(args.source), raw, args.channel, args.pace)
+
+
+@asynccontextmanager
+async def _open_named_pipe(args: argparse.Namespace, engine: Engine, raw: RawFormat | None) -> AsyncIterator[Source]:
+    with await engine.run(lambda: Path(args.source).open("rb", buffering=0)) as pipe:
+        async with open_pipe(pipe.fileno(), raw, args.channel) as source:
+            yield source
+
+
+def _choices(args: argparse.Namespace) -> list[tuple[str, str]]:
+    """Return what is wanted of the sound, as a stream's query."""
+    items = [(name, value) for name, value in query_items(args) if name != "channel"]  # the source's business
+    if args.no_events:
+        items.append(("events", "false"))
+    if args.event_options is not None:
+        items.append(("events", args.event_options))
+    is_unhurried = args.source != STANDARD_INPUT and not is_pipe(args.source) and not args.pace
+    items.append(("on_lag", args.on_lag or ("wait" if is_unhurried else "skip")))
+    return items
+
+
+async def _listen(args: argparse.Namespace, settings: Settings) -> int:
+    output = JsonLines() if args.json else TextLines()
+    async with open_engine(settings, args.model) as engine, _open_source(args, engine) as source:
+        channel = LocalChannel(engine, source, output)
+        driver = StreamDriver(engine, channel, secrets.token_hex(8))
+        _stop_on_signals(driver)
+        await driver.run(source.query + _choices(args))
+    if channel.trouble is not None:
+        raise channel.trouble
+    if driver.close_code == 4400:
+        return exit_codes.USAGE
+    return exit_codes.OK if driver.close_code == 1000 and not channel.num_errors else exit_codes.FAILURE
+
+
+def _stop_on_signals(driver: StreamDriver) -> None:
+    """Let the first signal end the stream in good order, and the second one end the process."""
+    loop = asyncio.get_running_loop()
+
+    def stop() -> None:
+        for number in _STOP_SIGNALS:
+            loop.remove_signal_handler(number)
+        driver.stop()
+
+    for number in _STOP_SIGNALS:
+        loop.add_signal_handler(number, stop)
+
+
+class LocalChannel:
+    """A `Channel` between a source of sound and standard output.
+
+    Args:
+        engine: A pool to write in: a pipe that nobody reads must not hold the model.
+        source: The sound.
+        output: How messages are printed.
+
+    Attributes:
+        num_errors: Messages of type `error` so far.
+        trouble: What ended the input or the output, if it was no end in good order.
+    """
+
+    def __init__(self, engine: Engine, source: Source, output: ListenOutput) -> None:
+        self._engine = engine
+        self._source = source
+        self._output = output
+        self.num_errors = 0
+        self.trouble: OSError | None = None
+
+    async def receive(self) -> str | bytes:
+        """See `Channel`. The end of the sound is `stop`."""
+        try:
+            frame = await anext(self._source.frames, None)
+        except OSError as error:
+            self.trouble = error
+            raise
+        return Stop(type="stop").model_dump_json() if frame is None else frame
+
+    async def send(self, message: ServerMessage) -> None:
+        """See `Channel`."""
+        self.num_errors += isinstance(message, ErrorMessage)
+        try:
+            await self._engine.run(lambda: self._write(message))
+        except OSError as error:
+            self.trouble = error
+            raise
+
+    async def close(self, code: int, reason: str) -> None:
+        """See `Channel`. What there is to say was sent."""
+
+    def _write(self, message: ServerMessage) -> None:
+        output, error = self._output.lines(message)
+        if error:
+            sys.stderr.write(error)
+            sys.stderr.flush()
+        if output:
+            sys.stdout.write(output)
+            sys.stdout.flush()
