@@ -37,7 +37,11 @@ class Channel(Protocol):
     """
 
     async def receive(self) -> str | bytes:
-        """Wait for the next frame: text for a message, bytes for sound. Cancelled when no frame matters any more."""
+        """Wait for the next frame: text for a message, bytes for sound. Cancelled when no frame matters any more.
+
+        Raises:
+            ServiceError: The sound cannot be read any further; what came is scored and sent, then the stream ends with it.
+        """
         ...
 
     async def send(self, message: ServerMessage) -> None:
@@ -198,9 +202,16 @@ class StreamDriver:
     async def _read(self) -> None:
         while self.session.is_reading:
             self._is_receiving = True
-            frame = await self._channel.receive()
-            self._is_receiving = False
+            try:
+                frame = await self._channel.receive()
+            except ServiceError as error:
+                self._perform(self.session.receive_audio_end, self._clock(), error)
+                return
+            finally:
+                self._is_receiving = False
             await self._take(frame)
+            # Frames that are there already are taken without waiting: let other streams have their turn between them.
+            await asyncio.sleep(0)
             await self._until_readable()  # the stream may end meanwhile: then no frame is waited for
 
     async def _until_readable(self) -> None:
