@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
@@ -30,5 +32,6 @@ async def ready(request: Request) -> HealthAnswer:
 async def metrics(request: Request) -> Response:
     """What Prometheus scrapes; with several workers, of all of them."""
     services: Services = request.app.state.services
-    body, content_type = await services.run(services.metrics.render)
+    # Not in the decoding pool: a scrape must not wait for files.
+    body, content_type = await asyncio.to_thread(services.metrics.render)
     return Response(body, headers={"Content-Type": content_type})
