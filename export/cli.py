@@ -95,8 +95,7 @@ def _export_parser() -> argparse.ArgumentParser:
 
 
 def _export(options: argparse.Namespace) -> None:
-    console, screen = Console(stderr=True), Console()
-    with _progress(console) as progress:
+    with _progress(Console(stderr=True)) as progress:
         task = progress.add_task("loading torch", total=None)
         from export.checkpoint import Wishes  # torch and transformers take seconds: the display is up first
         from export.pipeline import Request, export_bundle
@@ -131,8 +130,8 @@ def _export(options: argparse.Namespace) -> None:
 
         manifest = export_bundle(request, begin)
         progress.update(task, description="done", completed=request.num_stages)
-    print_report(manifest, screen)
-    screen.print(f"{options.out}: bundle {manifest.name!r}, {', '.join(manifest.precisions)}", highlight=False)
+    print_report(manifest, Console())
+    print(f"{options.out}: bundle {manifest.name!r}, {', '.join(manifest.precisions)}")
 
 
 def _init_parser() -> argparse.ArgumentParser:

@@ -1,0 +1,143 @@
+"""The embedded checkpoint in every precision, and the bundle that is committed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from export.checkpoint import load_checkpoint
+from export.evaluate import read_clips, score_clips
+from export.graph import Graph
+from export.pipeline import Request, export_bundle
+from export.reference import Reference
+from export.signals import check_signals, stack
+from service.inference.bundle import Manifest, open_bundle
+from tests.support.checkpoints import Spec, write_checkpoint
+from tests.support.shared import REPOSITORY, shared_path
+
+CHECKPOINT = REPOSITORY / "export" / "checkpoints" / "ast-tiny-16-16-5s"
+COMMITTED = REPOSITORY / "service" / "bundles" / "ast-tiny-16-16-5s"
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Manifest]:
+    """The embedded checkpoint in all precisions, int8 gated on the labelled clips."""
+    folder = tmp_path_factory.mktemp("export") / "tiny"
+    stages: list[str] = []
+    request = Request(str(CHECKPOINT), folder, ("int8", "fp32", "fp16"), eval_folder=shared_path("audio", "esc50"))
+    manifest = export_bundle(request, stages.append)
+    assert len(stages) == request.num_stages, "the progress display is told of as many stages as there are"
+    return folder, manifest
+
+
+def operators_of(path: Path) -> dict[str, int]:
+    counts: dict[str, int] = {}
+    for node in onnx.load_model(path).graph.node:
+        counts[node.op_type] = counts.get(node.op_type, 0) + 1
+    return counts
+
+
+@pytest.mark.shared
+def test_exporting_the_embedded_checkpoint_again_gives_the_committed_bundle(exported: tuple[Path, Manifest]) -> None:
+    folder, manifest = exported
+    committed = open_bundle(COMMITTED)
+    batch = stack(check_signals(manifest.window_samples), manifest.window_samples)
+    again, before = (Graph(path / "model.fp32.onnx").run(batch) for path in (folder, COMMITTED))
+    assert np.abs(again.scores - before.scores).max() < 1e-6
+    assert np.abs(again.logits - before.logits).max() < 1e-5
+    assert committed.manifest.source.sha256 == manifest.source.sha256
+    assert committed.manifest.labels == manifest.labels
+    assert (committed.manifest.hop_samples, committed.manifest.min_samples) == (16_000, 400)
+    assert np.abs(committed.load_golden().scores - open_bundle(folder).load_golden().scores).max() < 1e-6
+
+
+@pytest.mark.shared
+def test_every_precision_is_reported_with_its_provider_and_kept_within_its_limits(exported: tuple[Path, Manifest]) -> None:
+    _, manifest = exported
+    assert list(manifest.precisions) == ["fp32", "fp16", "int8"]
+    for precision, entry in manifest.precisions.items():
+        checks = {(check.check, check.signal): check for check in entry.parity.checks}
+        assert checks["features", "DC offset"].limit == 5e-4
+        assert ("ragged batch", "speech, 0.1 s, half") in checks
+        assert entry.parity.final == (precision != "fp16" or entry.parity.provider == "cuda")
+        for check in checks.values():
+            assert check.limit is None or (check.measured >= check.limit if check.at_least else check.measured <= check.limit)
+    int8 = {check.check: check for check in manifest.precisions["int8"].parity.checks if check.signal == "144 clips"}
+    assert int8["top-1 agreement"].measured >= 0.97
+    assert int8["macro mAP difference"].measured <= 0.005
+    assert manifest.preferred == {"cpu": ("fp32", "int8"), "cuda": ("fp16", "fp32")}
+
+
+@pytest.mark.shared
+def test_the_graphs_are_written_in_the_operators_that_were_meant(exported: tuple[Path, Manifest]) -> None:
+    folder, _ = exported
+    fp32, fp16, int8 = (operators_of(folder / f"model.{name}.onnx") for name in ("fp32", "fp16", "int8"))
+    assert (fp32["MultiHeadAttention"], fp32["BiasGelu"]) == (12, 12)
+    assert (fp16["MultiHeadAttention"], fp16["BiasGelu"], fp16["SkipLayerNormalization"]) == (12, 12, 24)
+    assert int8["MatMul"] == 3, "the two products of the front end and the head stay float32"
+    assert int8["MatMulInteger"] == 72
+    half = onnx.load_model(folder / "model.fp16.onnx").graph
+    types = {tensor.name: tensor.data_type for tensor in half.initializer}
+    assert types["frontend.transform"] == onnx.TensorProto.FLOAT
+    assert types["encoder.layers.3.up.weight"] == onnx.TensorProto.FLOAT16
+    assert [output.type.tensor_type.elem_type for output in half.output] == [onnx.TensorProto.FLOAT] * 3
+
+
+def test_the_committed_files_are_small_and_hold_no_path_of_the_machine_that_made_them() -> None:
+    files = [path for folder in (CHECKPOINT, COMMITTED) for path in folder.rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) < 25_000_000
+    graph = (COMMITTED / "model.fp32.onnx").read_bytes()
+    assert b"site-packages" not in graph
+    assert b".py" not in graph
+    card = (COMMITTED / "README.md").read_text()
+    assert "not a substitute" in card
+    assert "About 190 of the 521 classes" in card
+
+
+@pytest.mark.shared
+def test_the_embedded_model_is_as_often_right_as_transformers_running_the_checkpoint() -> None:
+    checkpoint = load_checkpoint(str(CHECKPOINT))
+    clips = tuple(clip for clip in read_clips(shared_path("audio", "esc50"), checkpoint.labels) if clip.label_id is not None)
+    classes = np.unique([clip.label_id for clip in clips])
+    truth = np.array([clip.label_id for clip in clips])
+    ours = score_clips(Graph(COMMITTED / "model.fp32.onnx"), clips, checkpoint.architecture.window_samples)
+    theirs = Reference(checkpoint).run(tuple(clip.signal for clip in clips)).outputs.scores
+    accuracy, expected = (float(np.mean(classes[scores[:, classes].argmax(1)] == truth)) for scores in (ours, theirs))
+    assert len(classes) == 47
+    assert accuracy == pytest.approx(expected, abs=0.01)
+    assert np.abs(ours - theirs).max() < 1e-4
+
+
+def test_the_portable_form_has_standard_operators_only_and_the_same_scores(tmp_path: Path) -> None:
+    write_checkpoint(tmp_path / "checkpoint", Spec(stride=(10, 10), max_length=128))
+    graphs = []
+    for operators in ("fused", "portable"):
+        target = tmp_path / operators
+        manifest = export_bundle(Request(str(tmp_path / "checkpoint"), target, ("fp32", "fp16", "int8"), operators=operators))
+        assert {entry.operators for entry in manifest.precisions.values()} == {operators}
+        graphs.append(Graph(target / "model.fp32.onnx"))
+    for precision in ("fp32", "fp16"):
+        model = onnx.load_model(tmp_path / "portable" / f"model.{precision}.onnx")
+        assert {node.domain for node in model.graph.node} == {""}
+        assert operators_of(tmp_path / "portable" / f"model.{precision}.onnx")["Attention"] == 2
+        assert manifest.opset == 23
+    batch = stack(check_signals(manifest.window_samples), manifest.window_samples)
+    fused, portable = (graph.run(batch) for graph in graphs)
+    assert np.abs(fused.logits - portable.logits).max() < 1e-4
+
+
+def test_a_bundle_that_exists_is_replaced_whole(tmp_path: Path) -> None:
+    write_checkpoint(tmp_path / "checkpoint", Spec(num_layers=1))
+    export_bundle(Request(str(tmp_path / "checkpoint"), tmp_path / "bundle", ("fp32", "int8"), name="first"))
+    export_bundle(Request(str(tmp_path / "checkpoint"), tmp_path / "bundle", ("fp32",), name="second", hop_seconds=0.25))
+    assert sorted(path.name for path in (tmp_path / "bundle").iterdir()) == [
+        "README.md",
+        "bundle.json",
+        "golden.npz",
+        "model.fp32.onnx",
+    ]
+    manifest = open_bundle(tmp_path / "bundle").manifest
+    assert (manifest.name, manifest.hop_samples) == ("second", 4_000)
