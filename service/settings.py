@@ -209,7 +209,8 @@ class Settings(BaseSettings):
     )
     root_path: Annotated[str, pydantic.AfterValidator(_check_root_path)] = Field(
         "",
-        description="The path that a proxy in front strips, so that links are right.",
+        description="The path under which a proxy in front serves it, so that links are right. The proxy may take it "
+        "off or leave it on.",
         json_schema_extra={"range": "/path, or empty"},
     )
     cors_origins: Annotated[
