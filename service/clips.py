@@ -146,9 +146,7 @@ async def answer_clip(
     windows: list[WindowItem] = []
     num_tags = 0
     async for window in clip.windows:
-        started = engine.clock()
-        items = tags.add(window)
-        engine.metrics.stage_seconds("postprocess", engine.clock() - started)
+        items = add_window(engine, tags, window)
         if on_progress is not None:
             on_progress(clip.progress(window.span.end))
         if timeline:
@@ -161,6 +159,14 @@ async def answer_clip(
                 )
             windows.append(window_item(clip.plan.spec, window, items))
     return make_answer(clip.plan, tags.result(clip.reader.num_samples), windows if timeline else None)
+
+
+def add_window(engine: Engine, tags: ClipTags, window: ScoredWindow) -> tuple[Tag, ...]:
+    """Let a clip's tags take a window, and say how long that took; return the window's own tags."""
+    started = engine.clock()
+    items = tags.add(window)
+    engine.metrics.stage_seconds("postprocess", engine.clock() - started)
+    return items
 
 
 def tag_items(tags: tuple[Tag, ...]) -> tuple[TagItem, ...]:

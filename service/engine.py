@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +11,7 @@ from typing import TypeVar
 from service.errors import NotReady
 from service.inference.catalog import Catalog
 from service.observer import Observer
+from service.pool import run_in_pool
 from service.settings import Settings
 
 T = TypeVar("T")
@@ -35,8 +35,8 @@ class Engine:
     _catalog: Catalog | None = field(init=False, default=None)
 
     async def run(self, function: Callable[[], T]) -> T:
-        """Run something that blocks in the pool."""
-        return await asyncio.get_running_loop().run_in_executor(self.executor, function)
+        """Run something that blocks in the pool; see `run_in_pool`."""
+        return await run_in_pool(self.executor, function)
 
     @property
     def catalog(self) -> Catalog:

@@ -23,6 +23,7 @@ from service.inference.batcher import Batcher, Reservation, WindowScores
 from service.inference.policy import Priority
 from service.inference.runner import FloatArray, Int16Array, ModelSpec
 from service.options import Grid
+from service.pool import run_in_pool
 from service.postprocess.events import Event, EventChange, EventDetector, Thresholds
 from service.postprocess.scores import Aggregate, Aggregation, Function, Tag, TagSelector, apply_function
 
@@ -227,7 +228,7 @@ async def score_clip(
             too slow.
     """
     loop = asyncio.get_running_loop()
-    waiting = deque(await loop.run_in_executor(executor, reader.read, LIVE_SECONDS))
+    waiting = deque(await run_in_pool(executor, lambda: reader.read(LIVE_SECONDS)))
     priority = Priority.LIVE if reservation is None and reader.is_finished else Priority.BULK
     own = None
     if reservation is None:

@@ -8,15 +8,17 @@ import pydantic
 
 from service.answers import error_body, to_json
 from service.api.schemas import ErrorLine, SummaryLine, WindowLine
-from service.clips import Clip, make_answer, window_item
+from service.clips import Clip, add_window, make_answer, window_item
+from service.engine import Engine
 from service.errors import ServiceError
 from service.tagger import ClipTags, ScoredWindow
 
 
-async def answer_lines(clip: Clip, first: ScoredWindow) -> AsyncIterator[bytes]:
+async def answer_lines(engine: Engine, clip: Clip, first: ScoredWindow) -> AsyncIterator[bytes]:
     """Yield the lines of an NDJSON answer; an error that comes later is the last line.
 
     Args:
+        engine: Clock and metrics.
         clip: The clip.
         first: Its first window, which was awaited before the answer's head was sent.
     """
@@ -24,7 +26,7 @@ async def answer_lines(clip: Clip, first: ScoredWindow) -> AsyncIterator[bytes]:
     window: ScoredWindow | None = first
     try:
         while window is not None:
-            item = window_item(clip.plan.spec, window, tags.add(window))
+            item = window_item(clip.plan.spec, window, add_window(engine, tags, window))
             progress = round(clip.progress(window.span.end), 4)
             yield _line(WindowLine(start=item.start, end=item.end, tags=item.tags, progress=progress))
             window = await anext(clip.windows, None)

@@ -20,6 +20,7 @@ from service.api.lines import answer_lines
 from service.api.schemas import (
     BatchAnswer,
     HuggingFaceItem,
+    HuggingFaceParameters,
     HuggingFaceRequest,
     LabelItem,
     LabelsAnswer,
@@ -40,6 +41,10 @@ MAX_JSON_BYTES = 64 * 1024 * 1024
 BATCH_CONCURRENCY = 2
 """Clips of one batch request under way at once: one is decoded while the other is scored."""
 HUGGING_FACE_TOP_K = 5
+_HUGGING_FACE_FIELDS = (
+    *HuggingFaceRequest.model_fields,
+    *(f"parameters.{name}" for name in HuggingFaceParameters.model_fields),
+)
 
 router = APIRouter()
 
@@ -129,7 +134,7 @@ async def classify(request: Request, query: Annotated[ClassifyQuery, Query()]) -
         clip = await stack.enter_async_context(opening)
         if NDJSON in request.headers.get("accept", ""):
             first = await until_disconnect(request, anext(clip.windows))
-            return LinesResponse(answer_lines(clip, first), stack.pop_all())
+            return LinesResponse(answer_lines(services, clip, first), stack.pop_all())
         answer = await until_disconnect(request, answer_clip(services, clip, timeline=query.timeline))
         body = await services.run(lambda: to_json(answer))  # a long timeline takes a while to write
         return Response(body, media_type="application/json", headers=_server_timing(clip.timing))
@@ -197,7 +202,7 @@ def _read_hugging_face(file: IO[bytes]) -> tuple[IO[bytes], HuggingFaceRequest |
         asked = HuggingFaceRequest.model_validate_json(text)
         return io.BytesIO(base64.b64decode(asked.inputs, validate=True)), asked
     except pydantic.ValidationError as error:
-        raise parameter_error(error, HuggingFaceRequest.model_fields) from error
+        raise parameter_error(error, _HUGGING_FACE_FIELDS) from error
     except binascii.Error as error:
         raise InvalidParameter(f"inputs is no base64: {error}", param="inputs") from error
 
