@@ -152,9 +152,11 @@ def test_a_service_under_a_path_answers_a_neighbour_who_does_not_know_it(prefixe
         assert client.get("/health/ready").status_code == 200
 
 
-def redirect_scheme(url: str, **headers: str) -> str:
+def redirect_scheme(url: str, socket: Path | None = None, **headers: str) -> str:
     """Return the scheme that the service takes a request for, which its redirects tell."""
-    answer = httpx.get(url + "/v1/labels/", headers=headers)
+    transport = httpx.HTTPTransport(uds=None if socket is None else str(socket))
+    with httpx.Client(transport=transport) as client:
+        answer = client.get(url + "/v1/labels/", headers=headers)
     assert answer.status_code == 307
     return str(httpx.URL(answer.headers["Location"]).scheme)
 
@@ -167,6 +169,10 @@ def test_forwarded_headers_of_a_proxy_on_this_machine_are_believed(service: Serv
 def test_forwarded_headers_of_anybody_else_are_not_believed(tmp_path: Path) -> None:
     with running(FAKE, environ={"SONOTAG_FORWARDED_ALLOW_IPS": "192.0.2.1"}, cwd=tmp_path) as process:
         assert redirect_scheme(process.wait_ready(), **{"X-Forwarded-Proto": "https"}) == "http"
+
+
+def test_forwarded_headers_are_believed_from_whoever_can_open_the_socket(prefixed_socket: Path) -> None:
+    assert redirect_scheme("http://localhost", prefixed_socket, **{"X-Forwarded-Proto": "https"}) == "https"
 
 
 def test_nginx_replaces_what_a_client_claims(proxied: str) -> None:

@@ -7,6 +7,7 @@ import re
 import shlex
 import subprocess
 import sys
+import wave
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -113,6 +114,33 @@ async def test_the_browsers_address_takes_what_a_browser_records(embedded_server
     assert [message["end"] for message in messages if message["type"] == "tags"][:3] == [0.5, 1, 1.5]
     assert messages[-1]["type"] == "summary"
     assert messages[-1]["duration"] == pytest.approx(2, abs=0.05)
+
+
+async def test_the_messages_are_what_goes_over_the_wire(embedded_server: ServiceProcess) -> None:
+    [client], [server] = of_language("json", "client"), of_language("json", "server")
+    sound = read_speech()[: 2 * 16_000 * 2 + 1600]
+    url = embedded_server.url.replace("http", "ws") + "/v1/stream"
+    start, *others = client.text.splitlines()
+    async with websockets.connect(url) as stream:
+        await stream.send(start)
+        await stream.send(sound)
+        for message in others:
+            await stream.send(message)
+        received = [json.loads(text) async for text in stream]
+    types = [message["type"] for message in received]
+    assert types[0] == "ready"
+    assert "error" not in types
+    for line in server.text.splitlines():
+        shown = json.loads(line)
+        real = next(message for message in received if message["type"] == shown["type"])
+        assert list(real) == list(shown)
+
+
+def read_speech() -> bytes:
+    """Return the samples of the example: 16 kHz, mono, 16 bits."""
+    with wave.open(str(REPOSITORY / "examples" / "speech.wav")) as sound:
+        assert (sound.getframerate(), sound.getnchannels(), sound.getsampwidth()) == (16_000, 1, 2)
+        return sound.readframes(sound.getnframes())
 
 
 def test_the_export_of_the_readme_makes_a_bundle_that_serves(tmp_path: Path) -> None:
