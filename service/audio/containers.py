@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from typing import NoReturn, Protocol
 
@@ -10,14 +11,15 @@ import av
 import av.error
 import numpy as np
 import numpy.typing as npt
-import soxr
 from av.audio.frame import AudioFrame
 from av.audio.stream import AudioStream
 from av.container import InputContainer
+from av.packet import Packet
 
 from service.audio.formats import MAX_SAMPLE_RATE, MIN_SAMPLE_RATE
 from service.audio.frames import FrameReader
 from service.audio.pcm import MonoMixer
+from service.audio.resampling import RateBridge
 from service.errors import UndecodableAudio, UnsupportedAudio
 
 Float32Array = npt.NDArray[np.float32]
@@ -115,21 +117,21 @@ class ContainerDecoder:
         self._name = container
         self._reader = FrameReader()
         self._mixer = MonoMixer(channel)
-        self._bridge: soxr.ResampleStream | None = None
-        self._bridge_rate = 0
+        self._has_damage = False
         self._container = _open(source, container)
+        self._frames: Generator[AudioFrame, None, None] | None = None
         try:
-            self._stream = self._choose_stream()
-            self._frames = self._decode()
+            self._frames = self._decode(self._choose_stream())
             self._first = next(self._frames, None)
-            self.sample_rate = self._stream.codec_context.sample_rate if self._first is None else self._first.sample_rate
-            self.channels = self._stream.codec_context.channels if self._first is None else self._first.layout.nb_channels
+            if self._first is not None:
+                self.sample_rate, self.channels = self._first.sample_rate, self._first.layout.nb_channels
+            elif self._has_damage:
+                _refuse(container)
             self._check_format()
         except BaseException:
             self.close()
             raise
-        self._bridge_rate = self.sample_rate
-        self.num_frames = self._stated_frames()
+        self._bridge = RateBridge(self.sample_rate)
 
     def blocks(self) -> Iterator[Float32Array]:
         """Yield float32 `[n]`, mono, full scale is 1, n at most `sample_rate`; as small as FFmpeg's frames. Once only.
@@ -137,15 +139,19 @@ class ContainerDecoder:
         Raises:
             UndecodableAudio: A sample is NaN or infinite, or the sample rate changes to one out of range.
         """
-        frame, self._first = self._first, None
-        while frame is not None:
+        assert self._frames is not None
+        first, self._first = self._first, None
+        for frame in itertools.chain([] if first is None else [first], self._frames):
             mono = self._mixer.mix(self._reader.read(frame))
-            yield from self._cut(self._conform(mono, frame.sample_rate))
-            frame = next(self._frames, None)
-        yield from self._cut(self._end_bridge())
+            yield from self._cut(self._bridge.push(mono, frame.sample_rate))
+        yield from self._cut(self._bridge.finish())
 
     def close(self) -> None:
-        """Release FFmpeg's memory."""
+        """Release FFmpeg's memory, at once: it counts up to 200 MB for a damaged ALAC, and an error's traceback, which Python's
+        collector may get to much later, holds this object."""
+        if self._frames is not None:
+            self._frames.close()
+        self._first = None
         self._container.close()
 
     def _choose_stream(self) -> AudioStream:
@@ -156,7 +162,19 @@ class ContainerDecoder:
         if codec is None or codec not in _CODECS.split(","):
             raise UnsupportedAudio(f"the sound in the {self._name} container is written with {codec or 'an unknown codec'}")
         stream.codec_context.thread_count = 1
+        self.sample_rate = stream.codec_context.sample_rate
+        self.channels = stream.codec_context.channels
+        self.num_frames = self._stated_frames(stream)
         return stream
+
+    def _stated_frames(self, stream: AudioStream) -> int | None:
+        if self._name == "mp4" and not stream.frames:
+            return None  # fragmented: the header states its first fragment
+        if stream.duration is not None and stream.time_base is not None:
+            seconds = float(stream.duration * stream.time_base)
+        else:
+            seconds = (self._container.duration or 0) / 1_000_000
+        return round(seconds * self.sample_rate) if seconds > 0 else None
 
     def _check_format(self) -> None:
         if not MIN_SAMPLE_RATE <= self.sample_rate <= MAX_SAMPLE_RATE:
@@ -167,62 +185,26 @@ class ContainerDecoder:
             raise UnsupportedAudio(f"the sound has {self.channels} channels, allowed is 1 to {MAX_CHANNELS}")
         self._mixer.check(self.channels)
 
-    def _stated_frames(self) -> int | None:
-        if self._name == "mp4" and not self._stream.frames:
-            return None  # fragmented: the header states its first fragment
-        if self._stream.duration is not None and self._stream.time_base is not None:
-            seconds = float(self._stream.duration * self._stream.time_base)
-        else:
-            seconds = (self._container.duration or 0) / 1_000_000
-        return round(seconds * self.sample_rate) if seconds > 0 else None
+    def _decode(self, stream: AudioStream) -> Generator[AudioFrame, None, None]:
+        """Yield frames that hold samples; leave out packets that cannot be decoded, and note that there were some.
 
-    def _decode(self) -> Iterator[AudioFrame]:
-        """Yield frames; leave out packets that cannot be decoded; an error if that left nothing."""
-        damage: Exception | None = None
-        has_sound = False
-        packets = self._container.demux(self._stream)
-        while True:
-            packet = None
+        It raises nothing and alone holds the stream, so that no traceback keeps the decoder's memory (see `close`).
+        """
+        for packet in self._read(stream):
             try:
-                packet = next(packets, None)
-                frames = [] if packet is None else packet.decode()
-            except (av.error.FFmpegError, IndexError) as error:  # IndexError: PyAV at the end, where streams turned up late
-                damage = error
-                frames = self._flush() if packet is None else []
-            for frame in frames:
-                has_sound = has_sound or frame.samples > 0
-                yield frame
-            if packet is None:
-                break
-        if damage is not None and not has_sound:
-            _refuse(self._name, damage)
+                frames = stream.decode(packet)
+            except av.error.FFmpegError:
+                self._has_damage = True
+                continue
+            yield from (frame for frame in frames if frame.samples)
 
-    def _flush(self) -> list[AudioFrame]:
-        """What the decoder still holds when the container breaks off."""
+    def _read(self, stream: AudioStream) -> Iterator[Packet[AudioStream] | None]:
+        """Yield packets; the last one, or None where the container breaks off, takes out what the decoder still holds."""
         try:
-            return self._stream.decode(None)
-        except av.error.FFmpegError:
-            return []
-
-    def _conform(self, mono: Float32Array, sample_rate: int) -> Float32Array:
-        """Resample to the first frame's rate what has another one."""
-        if sample_rate == self._bridge_rate and self._bridge is None:
-            return mono
-        ended = np.zeros(0, np.float32)
-        if sample_rate != self._bridge_rate:
-            if not MIN_SAMPLE_RATE <= sample_rate <= MAX_SAMPLE_RATE:
-                raise UndecodableAudio(f"the sample rate changes from {self._bridge_rate} to {sample_rate} Hz on the way")
-            ended = self._end_bridge()
-            self._bridge_rate = sample_rate
-            if sample_rate != self.sample_rate:
-                self._bridge = soxr.ResampleStream(sample_rate, self.sample_rate, 1, dtype="float32")
-        bridged = mono if self._bridge is None else self._bridge.resample_chunk(mono)
-        return np.concatenate([ended, bridged])
-
-    def _end_bridge(self) -> Float32Array:
-        bridge, self._bridge = self._bridge, None
-        empty = np.zeros(0, np.float32)
-        return empty if bridge is None else bridge.resample_chunk(empty, last=True)
+            yield from self._container.demux(stream)
+        except (av.error.FFmpegError, IndexError):  # IndexError: PyAV at the end, where streams turned up late
+            self._has_damage = True
+            yield None
 
     def _cut(self, block: Float32Array) -> Iterator[Float32Array]:
         for start in range(0, len(block), self.sample_rate):
@@ -235,20 +217,13 @@ def _open(source: ByteSource, container: str) -> InputContainer:
         "analyzeduration": str(demuxer.analyze_us),
         "max_probe_packets": "1",  # 32 packets of PCM (1.3 s) otherwise, in search of DTS that calls itself PCM
         "codec_whitelist": _CODECS,
-        "protocol_whitelist": "none",
+        "protocol_whitelist": "none",  # a container that names other files or addresses gets none of them
     }
     try:
-        return av.open(
-            source, "r", format=demuxer.name, container_options=options, metadata_errors="replace", io_open=_refuse_io
-        )
+        return av.open(source, "r", format=demuxer.name, container_options=options, metadata_errors="replace")
     except av.error.FFmpegError as error:
         _refuse(container, error)
 
 
-def _refuse_io(url: str, flags: int, options: dict[str, str]) -> NoReturn:
-    """A container that names other files or addresses gets none of them."""
-    raise UnsupportedAudio("the container refers to other files, which are not opened")
-
-
-def _refuse(container: str, error: Exception) -> NoReturn:
+def _refuse(container: str, error: Exception | None = None) -> NoReturn:
     raise UndecodableAudio(f"the bytes are {container}, but cannot be decoded: they are incomplete or damaged") from error

@@ -11,17 +11,15 @@ import numpy as np
 import numpy.typing as npt
 import soundfile
 
-from service.audio.containers import READ_BYTES, ContainerDecoder
+from service.audio.containers import MAX_CHANNELS, READ_BYTES, ContainerDecoder
 from service.audio.formats import MAX_SAMPLE_RATE, MIN_SAMPLE_RATE
 from service.audio.pcm import MonoMixer
 from service.audio.recognition import IndexScanner, Recogniser
-from service.errors import UndecodableAudio
 
 Float32Array = npt.NDArray[np.float32]
 
 _CHUNK_BYTES = 65_536
 _LOSSLESS = frozenset({"PCM_U8", "PCM_S8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE"})
-_MAX_SNDFILE_CHANNELS = 32
 
 
 class _Decoder(Protocol):
@@ -171,7 +169,7 @@ def _open_lossless(file: BinaryIO, start: int, channel: int | None) -> _Lossless
         sound = soundfile.SoundFile(_SeekableSource(file, start))
     except soundfile.LibsndfileError:
         return None
-    is_in_range = MIN_SAMPLE_RATE <= sound.samplerate <= MAX_SAMPLE_RATE and 1 <= sound.channels <= _MAX_SNDFILE_CHANNELS
+    is_in_range = MIN_SAMPLE_RATE <= sound.samplerate <= MAX_SAMPLE_RATE and 1 <= sound.channels <= MAX_CHANNELS
     if sound.subtype in _LOSSLESS and sound.frames > 0 and is_in_range:
         return _LosslessDecoder(sound, channel)
     sound.close()
@@ -190,11 +188,8 @@ class _LosslessDecoder:
         self.num_frames: int | None = sound.frames
 
     def blocks(self) -> Iterator[Float32Array]:
-        try:
-            while len(frames := self._sound.read(self.sample_rate, dtype="float32", always_2d=True)):
-                yield self._mixer.mix(frames)
-        except soundfile.LibsndfileError as error:
-            raise UndecodableAudio("the file cannot be read to its end") from error
+        while len(frames := self._sound.read(self.sample_rate, dtype="float32", always_2d=True)):
+            yield self._mixer.mix(frames)
 
     def close(self) -> None:
         self._sound.close()

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from typing import Protocol
 
 import numpy as np
@@ -16,12 +15,10 @@ from service.audio.pcm import PcmDecoder
 from service.audio.pipe import DecoderThread
 from service.audio.recognition import IndexScanner, Recogniser
 from service.audio.resampling import Resampler
+from service.audio.stopwatch import Clock, Observe, Stopwatch
 from service.errors import NotStreamable
-from service.observer import Stage
 
 Int16Array = npt.NDArray[np.int16]
-Observe = Callable[[Stage, float], None]
-Clock = Callable[[], float]
 
 
 class Intake(Protocol):
@@ -65,30 +62,6 @@ class Intake(Protocol):
         ...
 
 
-class _Stopwatch:
-    """Adds up the seconds of each stage and reports them, where someone observes."""
-
-    def __init__(self, observe: Observe | None, clock: Clock | None) -> None:
-        self._observe = observe
-        self._clock = clock
-        self._seconds: dict[Stage, float] = {}
-
-    @contextmanager
-    def time(self, stage: Stage) -> Iterator[None]:
-        start = 0.0 if self._clock is None else self._clock()
-        try:
-            yield
-        finally:
-            if self._clock is not None:
-                self._seconds[stage] = self._seconds.get(stage, 0.0) + self._clock() - start
-
-    def report(self) -> None:
-        seconds, self._seconds = self._seconds, {}
-        if self._observe is not None:
-            for stage, duration in seconds.items():
-                self._observe(stage, duration)
-
-
 class RawIntake:
     """An `Intake` for a stream of raw samples.
 
@@ -116,7 +89,7 @@ class RawIntake:
         self.channels: int | None = format.channels
         self._decoder = PcmDecoder(format, channel=channel)
         self._resampler = Resampler(format.sample_rate, target_rate)
-        self._stopwatch = _Stopwatch(observe, clock)
+        self._stopwatch = Stopwatch(observe, clock)
         self._piece_bytes = format.frame_bytes * format.sample_rate
         self._is_finished = False
 
@@ -168,14 +141,15 @@ class ContainerIntake:
     def __init__(
         self, *, channel: int | None, target_rate: int, observe: Observe | None = None, clock: Clock | None = None
     ) -> None:
-        self._channel = channel
         self._target_rate = target_rate
-        self._stopwatch = _Stopwatch(observe, clock)
+        self._stopwatch = Stopwatch(observe, clock)
         self._recogniser = Recogniser()
         self._scanner: IndexScanner | None = None
-        self._decoder: DecoderThread | None = None
+        self._decoder = DecoderThread(channel=channel)
         self._resampler: Resampler | None = None
+        self._is_started = False
         self._is_finished = False
+        weakref.finalize(self, self._decoder.close)
 
     @property
     def container(self) -> str | None:
@@ -185,43 +159,41 @@ class ContainerIntake:
     @property
     def sample_rate(self) -> int | None:
         """Hz of the source; None until it is known."""
-        return None if self._decoder is None else self._decoder.sample_rate
+        return self._decoder.sample_rate
 
     @property
     def channels(self) -> int | None:
         """Channels of the source; None until they are known."""
-        return None if self._decoder is None else self._decoder.channels
+        return self._decoder.channels
 
     def push(self, data: bytes) -> Iterator[Int16Array]:
         """See `Intake.push`.
 
         Raises:
             UnsupportedAudio: The first bytes are no sound that we know, or the container holds none.
-            NotStreamable: An MP4 whose index comes after its sound.
+            NotStreamable: An MP4 whose index comes after its sound, or a CAF.
             UndecodableAudio: Nothing of it can be decoded, or a sample is NaN or infinite.
             InvalidParameter: There is no such channel.
         """
         if self._is_finished:
             return
-        if self._decoder is not None:
-            self._hand_over(self._decoder, data)
-        elif self._recogniser.push(data) is not None:
-            self._start()
-        yield from self._drain()
+        if self._is_started:
+            self._scan(data)
+            self._decoder.push(data)
+        elif (container := self._recogniser.push(data)) is not None:
+            self._start(container)
+        if self._is_started:
+            yield from self._drain()
 
     def finish(self) -> Iterator[Int16Array]:
         """See `Intake.finish`. A stream of no bytes at all yields nothing and is no error."""
         if self._is_finished:
             return
-        if self._decoder is None:
-            if not self._recogniser.head and not self._recogniser.offset:
-                self._is_finished = True
-                return
-            self._recogniser.finish()
-            self._start()
-        if self._decoder is not None:
-            self._decoder.end()
-        yield from self._drain()
+        if not self._is_started and (self._recogniser.head or self._recogniser.offset):
+            self._start(self._recogniser.finish())
+        self._decoder.end()
+        if self._is_started:
+            yield from self._drain()
         self._is_finished = True
         if self._resampler is not None and len(rest := self._resampler.finish()):
             yield rest
@@ -229,25 +201,22 @@ class ContainerIntake:
     def close(self) -> None:
         """See `Intake.close`."""
         self._is_finished = True
-        if self._decoder is not None:
-            self._decoder.close()
+        self._decoder.close()
 
-    def _start(self) -> None:
-        container = self._recogniser.container
-        assert container is not None
+    def _start(self, container: str) -> None:
+        if container == "caf":
+            self.close()
+            raise NotStreamable(
+                "a CAF may have its packet table after its sound and wants seeking; send it as a file, or stream another "
+                "container or raw samples"
+            )
         if container == "mp4":
             self._scanner = IndexScanner()
         self._scan(self._recogniser.head)
-        self._decoder = DecoderThread(container, channel=self._channel)
-        weakref.finalize(self, self._decoder.close)
-        if self._is_finished:  # closed by another thread meanwhile
-            self._decoder.close()
+        self._is_started = True
+        self._decoder.start(container)
         self._decoder.push(self._recogniser.head)
         self._recogniser.head = bytearray()
-
-    def _hand_over(self, decoder: DecoderThread, data: bytes) -> None:
-        self._scan(data)
-        decoder.push(data)
 
     def _scan(self, data: bytes | bytearray) -> None:
         if self._scanner is not None and self._scanner.push(data) == "last":
@@ -259,16 +228,15 @@ class ContainerIntake:
             )
 
     def _drain(self) -> Iterator[Int16Array]:
-        decoder = self._decoder
         try:
-            while decoder is not None:
+            while True:
                 with self._stopwatch.time("decode"):
-                    samples = decoder.take()
+                    samples = self._decoder.take()
                 if samples is None:
                     return
                 if self._resampler is None:
-                    assert decoder.sample_rate is not None
-                    self._resampler = Resampler(decoder.sample_rate, self._target_rate)
+                    assert self._decoder.sample_rate is not None
+                    self._resampler = Resampler(self._decoder.sample_rate, self._target_rate)
                 with self._stopwatch.time("resample"):
                     resampled = self._resampler.push(samples)
                 if len(resampled):
@@ -291,7 +259,7 @@ def file_samples(
     Raises:
         UndecodableAudio: Nothing of it can be decoded, or a sample is NaN or infinite.
     """
-    stopwatch = _Stopwatch(observe, clock)
+    stopwatch = Stopwatch(observe, clock)
     resampler = Resampler(audio.sample_rate, target_rate)
     blocks = audio.blocks()
     while True:

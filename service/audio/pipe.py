@@ -18,10 +18,10 @@ class DecoderThread:
     Bounded on both sides: whoever pushes takes all sound before pushing more, so that the pipe holds one push at most; the
     decoder waits while a second of sound lies there untaken.
 
-    The laws: `push`, `end` and `take` are called by one thread; `close` by any, at any time, also while `take` waits.
+    The laws: `start` comes first; `start`, `push`, `end` and `take` are called by one thread; `close` by any, at any time, also
+    before `start` and while `take` waits.
 
     Args:
-        container: What the bytes are.
         channel: The channel to pick; None for the mean of all.
 
     Attributes:
@@ -29,10 +29,10 @@ class DecoderThread:
         channels: Likewise.
     """
 
-    def __init__(self, container: str, *, channel: int | None) -> None:
+    def __init__(self, *, channel: int | None) -> None:
         self.sample_rate: int | None = None
         self.channels: int | None = None
-        self._container = container
+        self._container = ""
         self._channel = channel
         self._changed = threading.Condition()
         self._bytes = bytearray()
@@ -44,7 +44,13 @@ class DecoderThread:
         self._is_closed = False
         self._is_done = False
         self._error: BaseException | None = None
-        threading.Thread(target=self._run, name=f"decode-{container}", daemon=True).start()
+
+    def start(self, container: str) -> None:
+        """Start the thread, once: the bytes are this container. After `close` nothing starts."""
+        with self._changed:
+            self._container = container
+            if not self._is_closed:
+                threading.Thread(target=self._run, name=f"decode-{container}", daemon=True).start()
 
     def push(self, data: bytes | bytearray | memoryview) -> None:
         """Hand over bytes. They are kept until decoded; what comes after the decoder's end is dropped."""

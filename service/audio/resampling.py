@@ -1,10 +1,13 @@
-"""From the source's sample rate to the model's, and from float32 to int16: once, last."""
+"""From one sample rate to another, and from float32 to int16: once, last."""
 
 from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
 import soxr
+
+from service.audio.formats import MAX_SAMPLE_RATE, MIN_SAMPLE_RATE
+from service.errors import UndecodableAudio
 
 Float32Array = npt.NDArray[np.float32]
 Int16Array = npt.NDArray[np.int16]
@@ -44,6 +47,44 @@ class Resampler:
             return np.zeros(0, np.int16)
         self._is_finished = True
         return to_int16(self._stream.resample_chunk(np.zeros(0, np.float32), last=True))
+
+
+class RateBridge:
+    """Keeps a stream at the rate it began with, where the rate changes on the way (chained OGG, joined MP3).
+
+    Args:
+        sample_rate: Hz of what goes out.
+    """
+
+    def __init__(self, sample_rate: int) -> None:
+        self._sample_rate = sample_rate
+        self._current_rate = sample_rate
+        self._stream: soxr.ResampleStream | None = None
+
+    def push(self, samples: Float32Array, sample_rate: int) -> Float32Array:
+        """Return float32 `[m]` at the first rate for float32 `[n]` at this one.
+
+        Raises:
+            UndecodableAudio: The rate is out of range.
+        """
+        if sample_rate == self._current_rate:
+            return samples if self._stream is None else self._stream.resample_chunk(samples)
+        if not MIN_SAMPLE_RATE <= sample_rate <= MAX_SAMPLE_RATE:
+            raise UndecodableAudio(
+                f"the sample rate changes from {self._current_rate} to {sample_rate} Hz on the way, allowed is "
+                f"{MIN_SAMPLE_RATE} to {MAX_SAMPLE_RATE} Hz"
+            )
+        rest = self.finish()
+        self._current_rate = sample_rate
+        if sample_rate != self._sample_rate:
+            self._stream = soxr.ResampleStream(sample_rate, self._sample_rate, 1, dtype="float32")
+        return np.concatenate([rest, self.push(samples, sample_rate)])
+
+    def finish(self) -> Float32Array:
+        """Return what is held, float32 `[m]`."""
+        stream, self._stream = self._stream, None
+        empty = np.zeros(0, np.float32)
+        return empty if stream is None else stream.resample_chunk(empty, last=True)
 
 
 def to_int16(samples: Float32Array) -> Int16Array:

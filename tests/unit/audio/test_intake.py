@@ -240,6 +240,14 @@ def test_an_mp4_with_its_index_last_is_refused_at_its_first_sound(step: int) -> 
     assert list(intake.finish()) == []
 
 
+def test_a_caf_is_read_as_a_file_and_refused_as_a_stream() -> None:
+    caf = io.BytesIO()
+    soundfile.write(caf, tone(1.0, 440, 16_000), 16_000, format="CAF")
+    assert len(samples_of_file(caf.getvalue())) == 16_000
+    with pytest.raises(NotStreamable, match="send it as a file"):
+        list(container_intake().push(caf.getvalue()[:100]))
+
+
 def test_bytes_after_the_end_of_the_sound_are_dropped() -> None:
     wav = io.BytesIO()
     soundfile.write(wav, tone(1.0, 440, 16_000), 16_000, format="WAV")

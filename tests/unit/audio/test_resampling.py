@@ -3,7 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from service.audio.resampling import Resampler, to_int16
+from service.audio.resampling import RateBridge, Resampler, to_int16
+from service.errors import UndecodableAudio
 from tests.support.sounds import loudest_hz, noise, tone
 
 
@@ -62,3 +63,31 @@ def test_nothing_in_is_nothing_out() -> None:
     resampler = Resampler(44_100, 16_000)
     assert len(resampler.push(np.zeros(0, np.float32))) == 0
     assert len(resampler.finish()) == 0
+
+
+def test_a_bridge_passes_the_first_rate_through_and_brings_others_to_it() -> None:
+    bridge = RateBridge(16_000)
+    first = noise(0.5, 16_000)
+    np.testing.assert_array_equal(bridge.push(first, 16_000), first)
+    pieces = [bridge.push(tone(1.0, 440, 8_000)[start : start + 1000], 8_000) for start in range(0, 8_000, 1000)]
+    pieces.append(bridge.push(tone(1.0, 440, 48_000), 48_000))
+    pieces.append(bridge.push(first, 16_000))
+    bridged = np.concatenate(pieces)
+    np.testing.assert_array_equal(bridged[-8_000:], first)
+    assert len(bridged) == 2 * 16_000 + 8_000
+    assert loudest_hz(bridged[4_000:12_000], 16_000) == pytest.approx(440, abs=0.5)
+    assert loudest_hz(bridged[20_000:28_000], 16_000) == pytest.approx(440, abs=0.5)
+    assert len(bridge.finish()) == 0
+
+
+def test_a_bridge_gives_its_rest_at_the_end() -> None:
+    bridge = RateBridge(16_000)
+    num_samples = len(bridge.push(tone(1.0, 440, 8_000), 8_000))
+    assert num_samples + len(bridge.finish()) == 16_000
+    assert len(bridge.finish()) == 0
+
+
+@pytest.mark.parametrize("rate", [1, 3_999, 192_001])
+def test_a_bridge_refuses_a_rate_out_of_range(rate: int) -> None:
+    with pytest.raises(UndecodableAudio, match=f"changes from 16000 to {rate} Hz on the way"):
+        RateBridge(16_000).push(np.zeros(10, np.float32), rate)

@@ -1,0 +1,42 @@
+"""How long each stage took, where someone wants to know."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from service.observer import Stage
+
+Observe = Callable[[Stage, float], None]
+Clock = Callable[[], float]
+
+
+class Stopwatch:
+    """Adds up the seconds of each stage and reports them.
+
+    Args:
+        observe: Hears them; None for nobody.
+        clock: Seconds, rising; without it nothing is measured.
+    """
+
+    def __init__(self, observe: Observe | None, clock: Clock | None) -> None:
+        self._observe = observe
+        self._clock = clock
+        self._seconds: dict[Stage, float] = {}
+
+    @contextmanager
+    def time(self, stage: Stage) -> Iterator[None]:
+        """Count what runs inside towards a stage."""
+        start = 0.0 if self._clock is None else self._clock()
+        try:
+            yield
+        finally:
+            if self._clock is not None:
+                self._seconds[stage] = self._seconds.get(stage, 0.0) + self._clock() - start
+
+    def report(self) -> None:
+        """Tell the observer what was counted since the last report."""
+        seconds, self._seconds = self._seconds, {}
+        if self._observe is not None:
+            for stage, duration in seconds.items():
+                self._observe(stage, duration)
