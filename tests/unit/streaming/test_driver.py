@@ -1,0 +1,145 @@
+"""The driver with a channel that is no socket. What it does on sockets is tested with real ones."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+from service.engine import Engine
+from service.errors import UndecodableAudio
+from service.inference.batcher import Batcher
+from service.inference.catalog import Catalog
+from service.observer import NullObserver
+from service.settings import Settings
+from service.streaming.driver import MAX_OUTBOX, StreamDriver
+from service.streaming.messages import ErrorMessage, EventMessage, Ready, ServerMessage, Summary, Tags
+from tests.support.runners import FakeRunner, level
+
+RAW = [("encoding", "s16le"), ("sample_rate", "16000"), ("threshold", "0.5")]
+SECOND = level(1, 16_000).tobytes()
+
+
+@pytest.fixture
+async def engine() -> AsyncIterator[Engine]:
+    runner = FakeRunner()
+    with ThreadPoolExecutor(2) as executor:
+        settings = Settings(_env_file=None, max_ahead_seconds=3)
+        engine = Engine(settings=settings, metrics=NullObserver(), executor=executor)
+        batcher = Batcher(runner, max_queue_windows=8, observer=engine.metrics)
+        engine.catalog = Catalog({"fake": batcher})
+        engine.catalog.start()
+        yield engine
+        await engine.close()
+
+
+class ListChannel:
+    """Gives what a list holds, then waits for ever; keeps what is sent."""
+
+    def __init__(self, *frames: str | bytes | Exception) -> None:
+        self._frames = list(frames)
+        self.sent: list[ServerMessage] = []
+        self.closed: list[int] = []
+        self.num_received = 0
+        self._awaited = 0
+        self._has_received = asyncio.Event()
+        self.is_waiting = asyncio.Event()
+        self.may_send = asyncio.Event()
+        self.may_send.set()
+
+    async def receive(self) -> str | bytes:
+        if not self._frames:
+            self.is_waiting.set()
+            await asyncio.Event().wait()
+        frame = self._frames.pop(0)
+        if isinstance(frame, Exception):
+            raise frame
+        self.num_received += 1
+        if self.num_received == self._awaited:
+            self._has_received.set()
+        return frame
+
+    async def wait_received(self, number: int) -> None:
+        """Wait until so many frames were taken, and then for whatever else is ready to run."""
+        self._awaited = number
+        await self._has_received.wait()
+        for _ in range(100):
+            await asyncio.sleep(0)
+
+    async def send(self, message: ServerMessage) -> None:
+        await self.may_send.wait()
+        self.sent.append(message)
+
+    async def close(self, code: int, reason: str) -> None:
+        self.closed.append(code)
+
+
+async def test_stop_ends_a_stream_that_waits_for_its_next_frame(engine: Engine) -> None:
+    channel = ListChannel(SECOND, SECOND[:16_000])
+    driver = StreamDriver(engine, channel, "id")
+    running = asyncio.create_task(driver.run(RAW))
+    await channel.is_waiting.wait()
+    driver.stop()
+    await running
+    assert (driver.close_code, channel.closed) == (1000, [1000])
+    assert [round(message.end, 3) for message in channel.sent if isinstance(message, Tags)] == [1.0, 1.5]
+    summary = channel.sent[-1]
+    assert isinstance(summary, Summary)
+    assert (summary.duration, summary.windows) == (1.5, 2)
+
+
+async def test_stop_ends_a_stream_whose_reading_is_paused(engine: Engine) -> None:
+    channel = ListChannel(*[SECOND] * 20)
+    channel.may_send.clear()
+    runner = engine.catalog.get(None).runner
+    assert isinstance(runner, FakeRunner)
+    runner.hold()
+    driver = StreamDriver(engine, channel, "id")
+    running = asyncio.create_task(driver.run([*RAW, ("on_lag", "wait")]))
+    await channel.wait_received(4)  # one second more than may be ahead
+    assert driver.session.is_paused(engine.clock())
+    driver.stop()
+    runner.release()
+    channel.may_send.set()
+    await running
+    assert driver.close_code == 1000
+    summary = channel.sent[-1]
+    assert isinstance(summary, Summary)
+    assert summary.duration == summary.windows == channel.num_received == 4
+
+
+async def test_sound_that_cannot_be_read_on_ends_the_stream_after_what_came(engine: Engine) -> None:
+    channel = ListChannel(SECOND, UndecodableAudio("the file is broken from here on"))
+    driver = StreamDriver(engine, channel, "id")
+    await driver.run(RAW)
+    assert [type(message) for message in channel.sent] == [Ready, Tags, EventMessage, EventMessage, ErrorMessage]
+    error = channel.sent[-1]
+    assert isinstance(error, ErrorMessage)
+    assert (error.code, error.fatal) == ("undecodable_audio", True)
+    assert channel.closed == [4415]
+
+
+async def test_the_other_side_that_is_gone_ends_the_stream(engine: Engine) -> None:
+    channel = ListChannel(SECOND, ConnectionResetError("gone"))
+    driver = StreamDriver(engine, channel, "id")
+    await driver.run(RAW)
+    assert (driver.close_code, channel.closed) == (None, [])
+    assert driver.session.is_closed
+
+
+async def test_who_takes_nothing_is_not_read(engine: Engine) -> None:
+    ping = '{"type": "update", "top_k": 1}'
+    channel = ListChannel(*[ping] * (2 * MAX_OUTBOX), '{"type": "stop"}')
+    channel.may_send.clear()
+    driver = StreamDriver(engine, channel, "id")
+    running = asyncio.create_task(driver.run(RAW))
+    await channel.wait_received(MAX_OUTBOX)
+    assert channel.num_received <= MAX_OUTBOX + 2
+    channel.may_send.set()
+    await running
+    assert driver.close_code == 1000
+    assert len(channel.sent) == 2 * MAX_OUTBOX + 2
+    assert np.all(np.diff([message.seq or 0 for message in channel.sent]) == 1)
