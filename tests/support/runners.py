@@ -85,6 +85,7 @@ class FakeRunner:
         spec: What it claims to be; None for `make_spec` with `options`.
         failures: What the first runs raise, in order; None for a run that works. Later runs work.
         delay_seconds: How slow each run is, for tests of overload.
+        keeps_calls: Whether `calls` holds a copy of everything it was given; not for hours of sound.
         options: Passed to `make_spec`.
     """
 
@@ -94,11 +95,13 @@ class FakeRunner:
         *,
         failures: Iterable[BaseException | None] = (),
         delay_seconds: float = 0.0,
+        keeps_calls: bool = True,
         **options: object,
     ) -> None:
         self._spec = make_spec(**options) if spec is None else spec  # type: ignore[arg-type]
         self.failures = deque(failures)
         self.delay_seconds = delay_seconds
+        self.keeps_calls = keeps_calls
         self.calls: list[Call] = []
         self.closed = False
         self._changed = threading.Condition()
@@ -136,7 +139,8 @@ class FakeRunner:
         assert lengths.min() >= spec.min_samples
         assert lengths.max() <= spec.window_samples
         call = Call(waveform.copy(), lengths.copy(), embedding, threading.get_ident())
-        self.calls.append(call)
+        if self.keeps_calls:
+            self.calls.append(call)
         with self._changed:
             self._num_started += 1
             self._changed.notify_all()
