@@ -18,7 +18,7 @@ from service import exit_codes
 from service.answers import ClassifyQuery, ClipAnswer, ErrorBody, error_body
 from service.clips import answer_clip, make_plan, open_clip
 from service.commands.clip_output import ClipOutput, CsvOutput, JsonOutput, TableOutput
-from service.commands.local_engine import add_engine_flags, open_engine
+from service.commands.local_engine import add_engine_flags, ending_at_once, open_engine
 from service.commands.progress import ProgressBar
 from service.commands.query_flags import add_query_flags, query_items
 from service.commands.setting_flags import read_settings
@@ -77,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
         if not files:
             print(f"sonotag classify: there is no file in {', '.join(args.paths)}", file=sys.stderr)
             return exit_codes.FAILURE
-        with ProgressBar(len(files)) as bar:
+        with ending_at_once(), ProgressBar(len(files)) as bar:
             return asyncio.run(_classify(files, query, settings, _make_output(args), bar))
     except (InvalidParameter, NotFound) as error:
         print(f"sonotag classify: {error.message}", file=sys.stderr)

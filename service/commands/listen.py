@@ -21,7 +21,7 @@ from service import exit_codes
 from service.audio.formats import ENCODINGS, RawFormat
 from service.commands.listen_output import JsonLines, ListenOutput, TextLines
 from service.commands.listen_sources import Source, open_file, open_pipe
-from service.commands.local_engine import add_engine_flags, open_engine
+from service.commands.local_engine import add_engine_flags, ending_at_once, open_engine
 from service.commands.query_flags import add_query_flags, query_items
 from service.commands.setting_flags import read_settings
 from service.commands.sound_files import STANDARD_INPUT, is_pipe
@@ -78,7 +78,8 @@ def run(args: argparse.Namespace) -> int:
     settings = read_settings(args, quiet=True)
     try:
         _check(args)
-        return asyncio.run(_listen(args, settings))
+        with ending_at_once():
+            return asyncio.run(_listen(args, settings))
     except (InvalidParameter, NotFound) as error:
         print(f"sonotag listen: {error.message}", file=sys.stderr)
         return exit_codes.USAGE

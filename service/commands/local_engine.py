@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-from collections.abc import AsyncIterator
+import os
+from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 
+from service import exit_codes
 from service.commands.setting_flags import add_setting_flags
 from service.engine import Engine
 from service.errors import NotFound
@@ -61,3 +63,16 @@ async def open_engine(settings: Settings, model: str | None) -> AsyncIterator[En
         yield engine
     finally:
         await engine.close()
+
+
+@contextmanager
+def ending_at_once() -> Iterator[None]:
+    """End the process where Control-C ends what is inside.
+
+    A second Control-C comes while the first one is still being obeyed: the model's thread runs on then, and an interpreter
+    that shuts down in the usual way tears it down under the library's feet, which aborts.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        os._exit(exit_codes.INTERRUPTED)

@@ -285,6 +285,21 @@ def test_a_signal_ends_a_live_stream_with_its_summary(number: signal.Signals, sp
     assert output.splitlines()[-1] == b"2.50 s heard, 3 windows, 1 event"
 
 
+@pytest.mark.parametrize("num_signals", [1, 2])
+def test_control_c_ends_classify_at_once_and_without_a_word(num_signals: int, tmp_path: Path) -> None:
+    long = write_wav(tmp_path / "long.wav", noise(60, 16_000), 16_000, "PCM_16")
+    process = start_sonotag("classify", "--csv", "--hop", "0.1", str(long), cwd=tmp_path)
+    assert process.stdout is not None
+    try:
+        assert process.stdout.readline().startswith(b"file,")  # the model is loaded, seconds of work lie before it
+        for _ in range(num_signals):
+            process.send_signal(signal.SIGINT)
+        output, errors = process.communicate(timeout=TIMEOUT_SECONDS)
+    finally:
+        process.kill()
+    assert (process.returncode, output, errors) == (exit_codes.INTERRUPTED, b"", b"")
+
+
 def test_the_progress_bar_is_on_a_terminal_and_not_in_the_output(spoken: Path, tmp_path: Path) -> None:
     terminal, end = os.openpty()
     child = sonotag_child("classify", "--json", str(spoken), "nowhere.wav", environ={"TERM": "xterm", "COLUMNS": "200"})
