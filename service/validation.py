@@ -21,9 +21,15 @@ def parameter_error(error: pydantic.ValidationError, known: Collection[str], pre
         prefix: Where the validated object sits, with a final dot.
     """
     first = error.errors(include_url=False, include_context=False)[0]
-    # A union's error path names its members after the field; a user knows only the field and the keys below it.
-    where = prefix + ".".join(str(part) for part in first["loc"] if not isinstance(part, str) or part.isidentifier())
-    if first["type"] == "extra_forbidden":
+    is_unknown, path = first["type"] == "extra_forbidden", first["loc"]
+    # A union's error path names its members after the field; a user knows only the field and the keys below it. The name of
+    # what does not exist stays as it was written, whatever it looks like.
+    where = prefix + ".".join(
+        str(part)
+        for index, part in enumerate(path, start=1)
+        if not isinstance(part, str) or part.isidentifier() or (is_unknown and index == len(path))
+    )
+    if is_unknown:
         return unknown_parameter(where, known, prefix)
     return describe_problem(where.rstrip("."), first["msg"], first["input"])
 

@@ -15,7 +15,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Message
 
 from service.errors import BodyTooLarge, InvalidParameter
-from service.validation import unknown_parameter
+from service.validation import MAX_SHOWN
 
 T = TypeVar("T")
 
@@ -79,7 +79,10 @@ async def open_clips(request: Request, max_bytes: int) -> AsyncIterator[list[IO[
         files: list[IO[bytes]] = []
         for name, value in form.multi_items():
             if name != FILE_FIELD:
-                raise unknown_parameter(f"{name} (as a form field)", ())
+                raise InvalidParameter(
+                    f"there is no form field {name[:MAX_SHOWN]!r}, only {FILE_FIELD}: parameters go into the query",
+                    param=name[:MAX_SHOWN],
+                )
             if not isinstance(value, UploadFile):
                 raise InvalidParameter("the part file must be a file: with curl, -F file=@NAME", param=FILE_FIELD)
             files.append(value.file)

@@ -92,7 +92,7 @@ def test_the_clip_of_a_form_may_come_with_a_strange_name(fake_server: AppServer)
         (
             "multipart/form-data; boundary=x; charset=klingon",
             b'--x\r\nContent-Disposition: form-data; name="sound"; filename="a"\r\n\r\n' + CLIP + b"\r\n--x--\r\n",
-            "no parameter 'sound",
+            "no form field 'sound'",
         ),
     ],
 )
@@ -103,6 +103,11 @@ def test_a_form_that_is_none_or_holds_no_file_is_refused(
     assert response.status_code == 400
     message = expect_error(response, 400, "invalid_parameter", response.json()["error"]["param"])
     assert part in message
+
+
+def test_an_error_of_a_form_field_names_the_field_as_it_was_written(fake_server: AppServer) -> None:
+    response = httpx.post(f"{fake_server.url}/v1/classify", files={"file": CLIP}, data={"top_k": "3"})
+    assert "query" in expect_error(response, 400, "invalid_parameter", "top_k")
 
 
 def test_several_files_are_sent_to_the_batch_call(fake_server: AppServer) -> None:

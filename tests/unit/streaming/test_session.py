@@ -90,6 +90,7 @@ def test_a_query_and_a_start_that_contradict_each_other_end_the_stream(query, st
     [
         ({"encoding": "s24le"}, "invalid_parameter", "encoding"),
         ({"encodng": "s16le"}, "invalid_parameter", "encodng"),
+        ({**RAW, "top-k": "1"}, "invalid_parameter", "top-k"),
         ({**RAW, "sample_rate": "1"}, "invalid_parameter", "sample_rate"),
         ({**RAW, "channels": "9"}, "invalid_parameter", "channels"),
         ({**RAW, "channel": "1"}, "invalid_parameter", "channel"),
@@ -101,6 +102,8 @@ def test_a_query_and_a_start_that_contradict_each_other_end_the_stream(query, st
         ({**RAW, "exclude": "77"}, "unknown_label", "exclude"),
         ({**RAW, "events": "sometimes"}, "invalid_parameter", "events"),
         ({**RAW, "events": '{"onset": 1}'}, "invalid_parameter", "events.onset"),
+        ({**RAW, "events": '{"max-gap": 1}'}, "invalid_parameter", "events.max-gap"),
+        ({**RAW, "events": '{"per_label": {"Dog": {"max gap": 1}}}'}, "invalid_parameter", "events.per_label.Dog.max gap"),
         ({**RAW, "events": '{"onset_threshold": 2}'}, "invalid_parameter", "events.onset_threshold"),
         ({**RAW, "events": '{"per_label": {"Cow": {}}}'}, "unknown_label", "events.per_label"),
         ({**RAW, "model": "other"}, "not_found", "model"),
