@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import binascii
 import io
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -203,7 +202,7 @@ def _read_hugging_face(file: IO[bytes]) -> tuple[IO[bytes], HuggingFaceRequest |
         return io.BytesIO(base64.b64decode(asked.inputs, validate=True)), asked
     except pydantic.ValidationError as error:
         raise parameter_error(error, _HUGGING_FACE_FIELDS) from error
-    except binascii.Error as error:
+    except ValueError as error:  # binascii.Error, and where characters are not even ASCII its parent
         raise InvalidParameter(f"inputs is no base64: {error}", param="inputs") from error
 
 

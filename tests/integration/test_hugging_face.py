@@ -83,11 +83,13 @@ def test_a_form_is_taken_too(fake_server: AppServer) -> None:
     ("body", "param", "part"),
     [
         ({"inputs": "no base64!"}, "inputs", "base64"),
+        ({"inputs": "é"}, "inputs", "base64"),
         ({"inputs": 7}, "inputs", "string"),
         ({}, "inputs", "required"),
         ({"inputs": "", "parameters": {"top_k": 0}}, "parameters.top_k", "greater than or equal to 1"),
         ({"inputs": "", "parameters": {"function_to_apply": "tanh"}}, "parameters.function_to_apply", "softmax"),
         ({"inputs": "", "parameter": {}}, "parameter", "did you mean parameters?"),
+        ({"inputs": "", "top-k": 3}, "top-k", "there is no parameter 'top-k'"),
         ({"inputs": "", "parameters": {"topk": 3}}, "parameters.topk", "top_k"),
     ],
 )
