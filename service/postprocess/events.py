@@ -190,8 +190,10 @@ class EventDetector:
         if position <= self._end:
             self._thresholds = thresholds
             self._pending_thresholds.clear()
-        else:
-            self._pending_thresholds.append((position, thresholds))
+            return
+        if self._pending_thresholds and self._pending_thresholds[-1][0] == position:
+            self._pending_thresholds.pop()  # what would hold for no sample is not kept
+        self._pending_thresholds.append((position, thresholds))
 
     def add(self, start: int, end: int, scores: FloatArray) -> list[EventChange]:
         """Take the next window's scores and return what became known, in time order for each label.

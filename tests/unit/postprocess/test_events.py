@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+
 import numpy as np
 import pytest
 
@@ -105,6 +107,18 @@ def test_other_thresholds_may_begin_in_what_is_still_provisional():
     found.configure(Thresholds.compile(EventConfig(), LABELS, RATE), 10)
     changes = found.add(10, 30, scores(0.6)) + found.finish()
     assert [(c.event.onset, c.event.offset) for c in changes if c.phase == "offset"] == [(10, 30)]
+
+
+def test_thresholds_that_hold_for_no_sample_are_not_kept():
+    found = detector(onset_threshold=0.9, offset_threshold=0.9)
+    compiled = [Thresholds.compile(EventConfig(), LABELS, RATE) for _ in range(3)]
+    kept = [weakref.ref(thresholds.onset) for thresholds in compiled]
+    for thresholds in compiled:
+        found.configure(thresholds, 5)
+    del compiled, thresholds
+    assert [reference() is not None for reference in kept] == [False, False, True]
+    changes = found.add(0, 10, scores(0.6)) + found.finish()
+    assert [(c.event.onset, c.event.offset) for c in changes if c.phase == "offset"] == [(5, 10)]
 
 
 @pytest.mark.parametrize(("start", "end"), [(0, 10), (0, 5), (5, 30), (-1, 20), (20, 20)])
