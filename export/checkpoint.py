@@ -187,10 +187,11 @@ def _download(name: str) -> Path:
     from huggingface_hub import errors
 
     try:
-        files = set(huggingface_hub.list_repo_files(name)) if not huggingface_hub.constants.HF_HUB_OFFLINE else set()
-        weights = next((file for file in _WEIGHT_FILES if file in files), None)
-        wanted = [*_CARD_FILES, weights] if weights else [*_CARD_FILES, *_WEIGHT_FILES]
-        return Path(huggingface_hub.snapshot_download(name, allow_patterns=wanted))
+        safe, pickled = _WEIGHT_FILES
+        folder = Path(huggingface_hub.snapshot_download(name, allow_patterns=[*_CARD_FILES, safe]))
+        if not (folder / safe).is_file():
+            folder = Path(huggingface_hub.snapshot_download(name, allow_patterns=[*_CARD_FILES, pickled]))
+        return folder
     except (errors.HfHubHTTPError, errors.HFValidationError, errors.LocalEntryNotFoundError, OSError, ValueError) as error:
         first_line = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(f"{name!r} is no folder here and cannot be had from the hub: {first_line[:200]}") from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -47,6 +48,19 @@ def _positive(text: str) -> float:
     return value
 
 
+def _count(text: str) -> int:
+    value = int(text)
+    if not 0 < value < 100_000:
+        raise argparse.ArgumentTypeError(f"{text} is not between 1 and 99999")
+    return value
+
+
+def _bundle_name(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not up to 100 letters, digits, dots, dashes and underscores")
+    return text
+
+
 def _export_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m export",
@@ -59,7 +73,7 @@ def _export_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "out", type=Path, help="the bundle's folder; an existing bundle is replaced once the new one is checked"
     )
-    parser.add_argument("--name", help="the bundle's name (default: the checkpoint's)")
+    parser.add_argument("--name", type=_bundle_name, help="the bundle's name (default: the checkpoint's)")
     parser.add_argument(
         "--precision",
         nargs="+",
@@ -86,11 +100,11 @@ def _export_parser() -> argparse.ArgumentParser:
         "AudioSet's labels and softmax for any other list)",
     )
     parser.add_argument("--mean", type=float, help="mean of the log-mel in training (default: the checkpoint's, or AudioSet's)")
-    parser.add_argument("--std", type=float, help="its standard deviation")
+    parser.add_argument("--std", type=_positive, help="its standard deviation")
     parser.add_argument(
-        "--stride", type=int, nargs=2, metavar=("F", "T"), help="strides of a .pth whose size does not tell them"
+        "--stride", type=_count, nargs=2, metavar=("F", "T"), help="strides of a .pth whose size does not tell them"
     )
-    parser.add_argument("--max-length", type=int, metavar="FRAMES", help="frames of a .pth whose size does not tell them")
+    parser.add_argument("--max-length", type=_count, metavar="FRAMES", help="frames of a .pth whose size does not tell them")
     return parser
 
 
@@ -121,14 +135,16 @@ def _export(options: argparse.Namespace) -> None:
             ),
         )
         progress.update(task, total=request.num_stages)
-        begun = 0
+        begun: list[str] = []
 
         def begin(stage: str) -> None:
-            nonlocal begun
-            progress.update(task, description=stage, completed=begun)
-            begun += 1
+            progress.update(task, description=stage, completed=len(begun))
+            begun.append(stage)
 
-        manifest = export_bundle(request, begin)
+        def tell(detail: str) -> None:
+            progress.update(task, description=f"{begun[-1]}, {detail}")
+
+        manifest = export_bundle(request, begin, tell)
         progress.update(task, description="done", completed=request.num_stages)
     print_report(manifest, Console())
     print(f"{options.out}: bundle {manifest.name!r}, {', '.join(manifest.precisions)}")
@@ -150,9 +166,9 @@ def _init_parser() -> argparse.ArgumentParser:
         "--labels", type=Path, required=True, metavar="FILE", help="the new head's labels: one a line, JSON or CSV"
     )
     parser.add_argument(
-        "--stride", type=int, nargs=2, metavar=("F", "T"), default=(10, 10), help="patch strides (default: 10 10)"
+        "--stride", type=_count, nargs=2, metavar=("F", "T"), default=(10, 10), help="patch strides (default: 10 10)"
     )
-    parser.add_argument("--max-length", type=int, default=1024, metavar="FRAMES", help="frames of the input (default: 1024)")
+    parser.add_argument("--max-length", type=_count, default=1024, metavar="FRAMES", help="frames of the input (default: 1024)")
     parser.add_argument(
         "--activation", choices=("sigmoid", "softmax"), help="sigmoid for several labels a clip, softmax for one"
     )

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from export.checkpoint import Checkpoint
 from export.errors import ParityError
 from export.graph import Float, Graph
 from export.reference import Expected
@@ -15,7 +14,6 @@ from service.inference.bundle import ParityCheck
 from service.inference.runner import Precision
 
 FEATURES_LIMIT = 5e-4
-MIN_AGREEMENT = 0.97
 SHORT_SIGNAL = "0.1 s"
 
 
@@ -38,8 +36,7 @@ class Limits:
 
 LIMITS: dict[Precision, Limits] = {
     "fp32": Limits(logits=5e-4, scores=1e-4, embedding=1e-3, ragged=1e-4),
-    # A batch of another size takes other kernels, and half's last bit is 1e-3 of a logit of order 1.
-    "fp16": Limits(logits=None, scores=5e-3, embedding=None, ragged=5e-3),
+    "fp16": Limits(logits=None, scores=5e-3, embedding=None, ragged=1e-4),
     # Activations are scaled by the largest of the whole batch, so neighbours change an item's scores.
     "int8": Limits(logits=None, scores=None, embedding=None, ragged=None),
 }
@@ -64,7 +61,9 @@ def check_outputs(
     checks = _compare("logits", signals, logits, reference.logits, limits.logits)
     checks += _compare("scores", signals, scores, reference.scores, limits.scores)
     checks += _compare("embedding", signals, embedding, reference.embedding, limits.embedding)
-    checks.append(_check_ragged(graph, signals, window_samples, limits.ragged))
+    # On a GPU a batch of another size takes other kernels, and half's last bit is 1e-3 of a logit of order 1.
+    ragged = limits.scores if precision == "fp16" and graph.provider == "cuda" else limits.ragged
+    checks.append(_check_ragged(graph, signals, window_samples, ragged))
     agreement = float(np.mean(scores.argmax(axis=1) == reference.scores.argmax(axis=1)))
     checks.append(ParityCheck(check="top-1 agreement", signal="all signals", measured=agreement, limit=None, at_least=True))
     return checks
@@ -132,9 +131,3 @@ def golden_tolerance(precision: Precision, graph: Graph, golden: Batch, scores: 
     if precision == "fp16":
         return 1e-2
     return max(0.02, 3.0 * _largest_difference(graph.run(golden).scores, scores))
-
-
-def describe_window(checkpoint: Checkpoint) -> str:
-    """Return the window in samples and seconds, for the report."""
-    samples = checkpoint.architecture.window_samples
-    return f"{samples:,} samples ({samples / 16_000:.3f} s)"

@@ -108,7 +108,7 @@ def test_weights_of_another_size_are_refused(tmp_path: Path, capsys: pytest.Capt
     (tmp_path / "labels.txt").write_text("a\nb")
     files = ["--vit", str(tmp_path / "vit.pth"), "--labels", str(tmp_path / "labels.txt"), str(tmp_path / "ast")]
     assert main(["init", "--size", "small224", *files]) == 3
-    assert main(["init", "--size", "tiny224", "--stride", "0", "10", *files]) == 3
+    assert main(["init", "--size", "tiny224", "--max-length", "15", *files]) == 3
     errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error")]
     assert "are not those of small224" in errors[0]
     assert "make no patches" in errors[1]

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
+import soundfile
 
 from export.checkpoint import load_checkpoint
+from export.errors import ParityError
 from export.evaluate import read_clips, score_clips
 from export.graph import Graph
 from export.pipeline import Request, export_bundle
 from export.reference import Reference
 from export.signals import check_signals, stack
 from service.inference.bundle import Manifest, open_bundle
-from tests.support.checkpoints import Spec, write_checkpoint
+from tests.support.checkpoints import Spec, random_tensors, write_checkpoint
 from tests.support.shared import REPOSITORY, shared_path
 
 CHECKPOINT = REPOSITORY / "export" / "checkpoints" / "ast-tiny-16-16-5s"
@@ -141,3 +144,25 @@ def test_a_bundle_that_exists_is_replaced_whole(tmp_path: Path) -> None:
     ]
     manifest = open_bundle(tmp_path / "bundle").manifest
     assert (manifest.name, manifest.hop_samples) == ("second", 4_000)
+
+
+def test_an_int8_graph_that_misses_its_gates_is_not_written_and_the_old_bundle_stays(tmp_path: Path) -> None:
+    spec = Spec(labels=tuple(f"label {index}" for index in range(40)))
+    tensors = random_tensors(spec)
+    # One channel that outweighs all others takes up int8's range: what is left of the others is rounded to nothing.
+    tensors["audio_spectrogram_transformer.embeddings.position_embeddings"][:, :, 0] += 100.0
+    write_checkpoint(tmp_path / "checkpoint", spec, tensors)
+    clips = tmp_path / "clips"
+    clips.mkdir()
+    noise = np.random.default_rng(0)
+    for index in range(20):
+        soundfile.write(clips / f"{index}.wav", noise.normal(0.0, 0.002 * (index + 1), 16_000), 16_000)
+    table = "\n".join(f"{index}.wav,label {index}" for index in range(20))
+    (clips / "clips.csv").write_text(f"file,label\n{table}\n")
+    request = Request(str(tmp_path / "checkpoint"), tmp_path / "bundle", ("fp32",))
+    export_bundle(request)
+    before = {path.name: path.read_bytes() for path in (tmp_path / "bundle").iterdir()}
+    with pytest.raises(ParityError, match=r"int8: .* on 20 clips is"):
+        export_bundle(dataclasses.replace(request, precisions=("fp32", "int8"), eval_folder=clips))
+    assert {path.name: path.read_bytes() for path in (tmp_path / "bundle").iterdir()} == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bundle", "checkpoint", "clips"]

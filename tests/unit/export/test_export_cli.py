@@ -107,6 +107,9 @@ def test_an_evaluation_folder_without_a_list_is_refused_before_the_work(
         ["a", "b", "--precision", "fp8"],
         ["a", "b", "--window", "0"],
         ["a", "b", "--window", "x"],
+        ["a", "b", "--name", "a/b"],
+        ["a", "b", "--std", "0"],
+        ["a", "b", "--stride", "0", "10"],
         ["init", "out", "--size", "huge224", "--vit", "v", "--labels", "l"],
     ],
 )
