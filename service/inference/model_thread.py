@@ -198,7 +198,7 @@ class ModelThread(Generic[W]):
         output: ModelOutput | None = None
         started = self._clock()
         try:
-            output = self._runner.run(batch.waveform, batch.lengths, embedding=embedding)
+            output = _check_rows(self._runner.run(batch.waveform, batch.lengths, embedding=embedding), len(batch.windows))
         except BaseException:  # it may cost this batch its answers, and not the ones after it
             logger.exception("model %s failed on a batch of %d", self._runner.spec.name, len(batch.windows))
         seconds = self._clock() - started
@@ -207,3 +207,15 @@ class ModelThread(Generic[W]):
                 self._queue.record_run(len(batch.windows), seconds)
             self._running = ()
         self._listener.run_finished(batch.windows, output, started, seconds)
+
+
+def _check_rows(output: ModelOutput, num_windows: int) -> ModelOutput:
+    """Return the output if it answers every window; one that got no row would wait for ever.
+
+    Raises:
+        ValueError: It has fewer rows.
+    """
+    num_rows = min(len(output.logits), len(output.scores), len(output.scores if output.embedding is None else output.embedding))
+    if num_rows < num_windows:
+        raise ValueError(f"the model gave {num_rows} rows for {num_windows} windows")
+    return output

@@ -10,7 +10,7 @@ import pytest
 from service.errors import DeadlineExceeded, Draining, InferenceFailed, QueueFull
 from service.inference.batcher import Batcher, WindowScores
 from service.inference.policy import Priority
-from service.inference.runner import Int16Array
+from service.inference.runner import Int16Array, Int64Array, ModelOutput
 from service.observer import NullObserver, Stage
 from tests.support.runners import FakeRunner, expected_scores, level
 
@@ -275,6 +275,27 @@ async def test_a_poisoned_batch_fails_its_own_windows_and_the_next_ones_work(cap
     assert results[1] is not results[2]
     assert "secret" not in str(results[1])
     assert "secret path" in caplog.text
+
+
+class ShortRunner(FakeRunner):
+    """A model that answers one window of each batch."""
+
+    def run(self, waveform: Int16Array, lengths: Int64Array, *, embedding: bool) -> ModelOutput:
+        output = super().run(waveform, lengths, embedding=embedding)
+        return ModelOutput(output.logits[:1], output.scores[:1], None if output.embedding is None else output.embedding[:1])
+
+
+@pytest.mark.parametrize("embedding", [False, True])
+async def test_a_model_that_answers_fewer_windows_than_it_got_leaves_nobody_waiting(embedding: bool) -> None:
+    runner = ShortRunner(batch_sizes=(1, 2))
+    async with running(runner) as batcher:
+        first = await busy(batcher, runner)
+        waiting = [spawn(batcher.submit(marked(i), priority=LIVE, embedding=embedding)) for i in range(2)]
+        await until(lambda: batcher.depth == 2)
+        runner.release()
+        async with asyncio.timeout(30):
+            results = await asyncio.gather(first, *waiting, return_exceptions=True)
+    assert [type(result) for result in results] == [WindowScores, InferenceFailed, InferenceFailed]
 
 
 async def test_scores_that_are_no_numbers_fail_only_their_window() -> None:
