@@ -16,12 +16,13 @@ from fastapi.responses import FileResponse
 from service.api import health, rest, websocket
 from service.api.error_handlers import add_error_handlers
 from service.api.middleware import RequestContext, RootPath
-from service.errors import StartError
+from service.errors import SettingsError, StartError, UnknownLabel
 from service.inference.batcher import Batcher
 from service.inference.catalog import Catalog, open_catalog
-from service.inference.runner import Runner
+from service.inference.runner import ModelSpec, Runner
 from service.lifecycle import Lifecycle
 from service.metrics import Metrics
+from service.postprocess.events import Thresholds
 from service.services import Services
 from service.settings import Settings
 from service.web import INDEX_FILE
@@ -97,6 +98,7 @@ async def _load(services: Services, runner: Runner | None) -> None:
         catalog.start()
         services.catalog = catalog
         for batcher in catalog:
+            _check_events(settings, batcher.spec)
             services.metrics.model_loaded(batcher.spec)
         lifecycle.mark_ready()
     except StartError as error:
@@ -104,3 +106,15 @@ async def _load(services: Services, runner: Runner | None) -> None:
     except Exception as error:
         logger.exception("the models could not be loaded")
         lifecycle.fail(StartError(f"the models could not be loaded: {type(error).__name__}: {error}"))
+
+
+def _check_events(settings: Settings, spec: ModelSpec) -> None:
+    """Refuse default events for labels that a model does not have: every stream and many a request would be told of it.
+
+    Raises:
+        SettingsError: There is such a label.
+    """
+    try:
+        Thresholds.compile(settings.events, spec.labels, spec.sample_rate)
+    except UnknownLabel as error:
+        raise SettingsError(f"SONOTAG_EVENTS does not fit model {spec.name}: {error.message}") from error

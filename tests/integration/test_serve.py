@@ -54,6 +54,7 @@ def test_standard_output_holds_the_address_and_the_log_is_json_beside_it(tmp_pat
         (("--bundles", "mine=nowhere"), "nowhere"),
         (("--precision", "int8"), "SONOTAG_PRECISION"),
         (("--port", "70000"), "--port is '70000'"),
+        (("--events", '{"per_label": {"Speach": {"onset_threshold": 0.9}}}'), "SONOTAG_EVENTS does not fit model"),
     ],
 )
 def test_what_cannot_start_says_why_and_has_its_own_exit_code(
