@@ -21,8 +21,8 @@ from service.postprocess.scores import SCORE_DIGITS, Function, Tag
 from service.streaming.messages import TagItem
 from service.tagger import ClipPlan, ClipReader, ClipResult, ClipTags, ScoredWindow, Timing, score_clip
 
-MAX_TIMELINE_TAGS = 1_000_000
-"""Of one JSON answer, about 60 MB; longer timelines go line by line."""
+MAX_TIMELINE_TAGS = 250_000
+"""Of one JSON answer: 190 MB until it is sent, and an hour with the shortest hop has 180,000. Longer ones go line by line."""
 LAST_ESTIMATE = 0.99
 """A header may state too short a sound: until all is read nobody knows that it is done."""
 

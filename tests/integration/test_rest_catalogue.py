@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from service.settings import EMBEDDED_BUNDLE
-from tests.support.app_server import AppServer
+from tests.support.app_server import AppServer, serving
 from tests.support.process import ServiceProcess, running
 from tests.support.rest import SPEECH, heard, wav
 from tests.support.runners import LABELS
@@ -110,3 +110,27 @@ def test_several_models_are_served_by_name(tmp_path: Any) -> None:
         ]
         assert [answer.pop("model") for answer in answers] == ["one", "one", "two"]
         assert answers[0] == answers[1] == answers[2]
+
+
+def test_pages_of_an_allowed_origin_may_ask_and_no_others(fake_server: AppServer) -> None:
+    clip, asked = (
+        wav(heard((SPEECH, 1.0))),
+        {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "x-request-id"},
+    )
+    with serving(cors_origins=("https://page.example",)) as server:
+        url = f"{server.url}/v1/classify"
+        allowed = httpx.options(url, headers={"Origin": "https://page.example"} | asked)
+        assert allowed.status_code == 200
+        assert allowed.headers["access-control-allow-origin"] == "https://page.example"
+        answer = httpx.post(url, content=clip, headers={"Origin": "https://page.example"})
+        assert answer.headers["access-control-allow-origin"] == "https://page.example"
+        assert "Server-Timing" in answer.headers["access-control-expose-headers"]
+        assert "X-Request-Id" in answer.headers["access-control-expose-headers"]
+        refused = httpx.post(url, content=b"no sound", headers={"Origin": "https://page.example"})
+        assert refused.headers["access-control-allow-origin"] == "https://page.example"  # or the page could not read why
+        assert (
+            "access-control-allow-origin"
+            not in httpx.post(url, content=clip, headers={"Origin": "https://other.example"}).headers
+        )
+    plain = httpx.post(f"{fake_server.url}/v1/classify", content=clip, headers={"Origin": "https://page.example"})
+    assert "access-control-allow-origin" not in plain.headers

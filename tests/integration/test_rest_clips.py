@@ -12,9 +12,10 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.support.app_server import AppServer
+from tests.support.app_server import AppServer, serving
 from tests.support.process import ServiceProcess, running
 from tests.support.rest import DOG, MUSIC, SPEECH, expect_error, expect_error_body, heard, lines, scores, wav
+from tests.support.runners import FakeRunner
 from tests.support.shared import REPOSITORY
 from tests.support.sounds import speech
 
@@ -179,6 +180,18 @@ def test_lines_of_sound_whose_length_no_header_tells_have_rising_progress(embedd
     assert progress == sorted(progress)
     assert progress[-1] == 1
     assert windows[-1]["end"] == pytest.approx(summary["duration"])
+
+
+def test_a_timeline_that_is_too_long_for_one_answer_goes_line_by_line() -> None:
+    clip, query = wav(heard((SPEECH, 26.0))), {"timeline": "true", "hop": 0.1, "top_k": 1000}
+    with serving(FakeRunner(labels=[f"Sound {i}" for i in range(1000)])) as server:
+        message = expect_error(
+            httpx.post(f"{server.url}/v1/classify", content=clip, params=query), 400, "invalid_parameter", "timeline"
+        )
+        assert "application/x-ndjson" in message
+        *windows, summary = ask_lines(server.url, clip, **query)
+        assert sum(len(window["tags"]) for window in windows) == 260_000
+        assert summary["duration"] == 26
 
 
 def test_sound_that_cannot_be_read_is_an_error_and_no_line(fake_server: AppServer) -> None:

@@ -17,7 +17,7 @@ import pytest
 from tests.support.app_server import AppServer, serving
 from tests.support.process import running
 from tests.support.rest import DOG, MUSIC, SPEECH, expect_error, expect_error_body, heard, lines, measure, wav
-from tests.support.runners import WAIT_SECONDS, FakeRunner
+from tests.support.runners import LEVEL_STEP, WAIT_SECONDS, FakeRunner
 
 ONE = wav(heard((SPEECH, 1.0)))
 TEN = wav(heard((SPEECH, 5.0), (MUSIC, 5.0)))
@@ -130,6 +130,20 @@ def test_a_batch_holds_places_of_the_queue_but_never_all() -> None:
         assert live.result().status_code == 200
         assert first.result().json()["results"][0]["duration"] == 10
         assert post(server, ONE, "/v1/classify/batch").status_code == 200
+
+
+def test_a_short_clip_goes_before_a_long_file() -> None:
+    with serving(FakeRunner(batch_sizes=(1,))) as server, ThreadPoolExecutor() as pool:
+        server.runner.hold()
+        long = in_background(pool, server, LONG)
+        short = pool.submit(post, server, ONE)
+        # Of the eight windows that the file may have there one is in the model.
+        until(lambda: measure(server.url)['sonotag_queue_depth_windows{model="fake"}'] == 7 + 1)
+        server.runner.release()
+        assert short.result().json()["tags"][0]["label"] == "Speech"
+        assert long.result().json()["tags"][0]["label"] == "Dog"
+        heard_in_order = [int(call.waveform[0, 0]) // LEVEL_STEP for call in server.runner.calls]
+        assert heard_in_order == [DOG, SPEECH] + [DOG] * 44
 
 
 def test_a_long_file_takes_no_more_places_than_there_are() -> None:
