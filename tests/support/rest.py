@@ -53,7 +53,8 @@ def expect_error_body(error: dict, code: str, param: str | None = None) -> str: 
     """Check one error; return its message."""
     assert list(error) == ["code", "message", "param", "retryable", "retry_after_s"]
     assert (error["code"], error["param"]) == (code, param), error
-    for secret in ("Traceback", 'File "', "site-packages", "/work", "/tmp", "/usr", "/home", ".py", " at 0x", "<_io.", "<class "):
+    secrets = ("Traceback", 'File "', "site-packages", "/work", "/tmp", "/usr", "/home", ".py", " at 0x", "<_io.", "<class ")
+    for secret in secrets:
         assert secret not in error["message"], error["message"]
     assert (error["retry_after_s"] is None) or error["retryable"]
     return str(error["message"])
