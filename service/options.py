@@ -16,7 +16,6 @@ from service.postprocess.scores import TagSelector
 from service.validation import parameter_error
 
 MIN_HOP_SECONDS = 0.1
-DEFAULT_HOP_SECONDS = 1.0
 MAX_GRID_SECONDS = 1e6
 """More than any model's window."""
 
