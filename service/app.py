@@ -16,7 +16,7 @@ from fastapi.responses import FileResponse
 from service.api import health, rest, websocket
 from service.api.error_handlers import add_error_handlers
 from service.api.middleware import RequestContext, RootPath
-from service.errors import SettingsError, StartError, UnknownLabel
+from service.errors import InvalidParameter, SettingsError, StartError
 from service.inference.batcher import Batcher
 from service.inference.catalog import Catalog, open_catalog
 from service.inference.runner import ModelSpec, Runner
@@ -109,12 +109,12 @@ async def _load(services: Services, runner: Runner | None) -> None:
 
 
 def _check_events(settings: Settings, spec: ModelSpec) -> None:
-    """Refuse default events for labels that a model does not have: every stream and many a request would be told of it.
+    """Refuse default events that do not fit a model's labels: every stream and many a request would be told of it.
 
     Raises:
-        SettingsError: There is such a label.
+        SettingsError: A label is none of the model's, or named twice.
     """
     try:
         Thresholds.compile(settings.events, spec.labels, spec.sample_rate)
-    except UnknownLabel as error:
+    except InvalidParameter as error:
         raise SettingsError(f"SONOTAG_EVENTS does not fit model {spec.name}: {error.message}") from error

@@ -83,6 +83,7 @@ def make_thresholds(spec: ModelSpec, config: EventConfig | None, selector: TagSe
 
     Raises:
         UnknownLabel: `per_label` names a label that is none of the model's.
+        InvalidParameter: It names one twice.
     """
     return Thresholds.compile(config, spec.labels, spec.sample_rate, selector.selected)
 

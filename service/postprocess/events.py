@@ -24,6 +24,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from service.errors import InvalidParameter
 from service.labels import LabelSet
 from service.postprocess.event_config import EventConfig
 
@@ -83,6 +84,7 @@ class Thresholds:
 
         Raises:
             UnknownLabel: ``per_label`` names a label that the model has not.
+            InvalidParameter: It names one twice. So it has no more entries than there are labels, whatever updates add.
         """
         never = np.full(len(labels), 2.0)
         common = (config or EventConfig()).for_label(None)
@@ -92,8 +94,14 @@ class Thresholds:
         if config is not None:
             chosen = slice(None) if selected is None else sorted(selected)
             onset[chosen], offset[chosen] = common[0], common[1]
+            keys: dict[int, str] = {}
             for key in config.per_label:
                 index = labels.resolve(key, param="events.per_label")
+                if (other := keys.setdefault(index, key)) != key:
+                    raise InvalidParameter(
+                        f"{labels[index]!r} is named twice, as {other[:80]!r} and {key[:80]!r}: name it in one way",
+                        param="events.per_label",
+                    )
                 own = config.for_label(key)
                 min_duration[index], max_gap[index] = round(own[2] * sample_rate), round(own[3] * sample_rate)
                 if onset[index] <= 1:

@@ -368,6 +368,17 @@ def test_update_of_the_events_changes_them_as_a_merge_patch():
     assert driven.messages[-1]["configuration"]["events"]["onset_threshold"] == 0.5
 
 
+def test_an_update_that_names_a_label_in_another_way_is_refused_so_that_updates_do_not_add_up():
+    driven = DrivenSession({**RAW, "events": '{"per_label": {"Dog": {"max_gap": 1}}}'})
+    for index, name in enumerate(["dog", "3", "03", "DOG"], start=1):
+        driven.text(json.dumps({"type": "update", "events": {"per_label": {name: {"max_gap": 2}}}}))
+        error = driven.messages[index]
+        assert (error["code"], error["param"], error["fatal"]) == ("invalid_parameter", "events.per_label", False)
+        assert f"'Dog' is named twice, as 'Dog' and {name!r}" in error["message"]
+    driven.text('{"type": "update", "events": {"per_label": {"Dog": {"max_gap": 2}}}}')
+    assert driven.messages[-1]["configuration"]["events"]["per_label"].keys() == {"Dog"}
+
+
 @pytest.mark.parametrize(
     "text",
     [
