@@ -22,7 +22,7 @@ from service.inference.catalog import Catalog, open_catalog
 from service.inference.runner import ModelSpec, Runner
 from service.lifecycle import Lifecycle
 from service.metrics import Metrics
-from service.postprocess.events import Thresholds
+from service.postprocess.hysteresis import Thresholds
 from service.services import Services
 from service.settings import Settings
 from service.web import INDEX_FILE

@@ -11,7 +11,7 @@ import pydantic
 from service.errors import InvalidParameter
 from service.inference.runner import ModelSpec
 from service.postprocess.event_config import EventConfig
-from service.postprocess.events import Thresholds
+from service.postprocess.hysteresis import Thresholds
 from service.postprocess.scores import TagSelector
 from service.validation import parameter_error
 

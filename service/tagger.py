@@ -24,7 +24,8 @@ from service.inference.policy import Priority
 from service.inference.runner import FloatArray, Int16Array, ModelSpec
 from service.options import Grid
 from service.pool import run_in_pool
-from service.postprocess.events import Event, EventChange, EventDetector, Thresholds
+from service.postprocess.events import EventChange, EventDetector
+from service.postprocess.hysteresis import Event, Thresholds
 from service.postprocess.scores import Aggregate, Aggregation, Function, Tag, TagSelector, apply_function
 
 LIVE_SECONDS = 30.0

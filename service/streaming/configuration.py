@@ -12,7 +12,7 @@ from service.errors import InvalidParameter, NotFound, ProtocolViolation
 from service.inference.runner import ModelSpec
 from service.options import Grid, make_selector, make_thresholds, parse_events, resolve_grid
 from service.postprocess.event_config import EventConfig
-from service.postprocess.events import Thresholds
+from service.postprocess.hysteresis import Thresholds
 from service.postprocess.scores import TagSelector
 from service.streaming.messages import Changeable, OnLag, Start, StreamConfiguration
 

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from service.labels import LabelSet
 from service.postprocess.event_config import EventConfig
-from service.postprocess.events import EventChange, EventDetector, Thresholds
+from service.postprocess.events import EventChange, EventDetector
+from service.postprocess.hysteresis import Thresholds
 
 RATE = 10  # samples a second, so that a reference that looks at every sample stays quick
 LABELS = LabelSet(("a", "b"))

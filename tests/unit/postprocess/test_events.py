@@ -10,7 +10,8 @@ import pytest
 from service.errors import UnknownLabel
 from service.labels import LabelSet
 from service.postprocess.event_config import EventConfig
-from service.postprocess.events import EventDetector, Thresholds
+from service.postprocess.events import EventDetector
+from service.postprocess.hysteresis import Thresholds
 
 RATE = 10
 LABELS = LabelSet(("Speech", "Dog"))
