@@ -8,6 +8,9 @@ from dataclasses import dataclass, field
 
 from service.errors import UnknownLabel
 
+MAX_COMPARED = 80
+"""Characters of an unknown name that are compared with the labels: the comparison's time grows with their number."""
+
 
 @dataclass(frozen=True, slots=True)
 class LabelSet:
@@ -50,7 +53,7 @@ class LabelSet:
         text = str(wanted).strip()
         if text.isascii() and text.isdecimal() and len(text) < 10 and int(text) < len(self.names):
             return int(text)
-        nearest = difflib.get_close_matches(text.casefold(), list(self._ids), n=3, cutoff=0.5)
+        nearest = difflib.get_close_matches(text[:MAX_COMPARED].casefold(), list(self._ids), n=3, cutoff=0.5)
         hint = "; the nearest: " + ", ".join(repr(self.names[self._ids[name]]) for name in nearest) if nearest else ""
         raise UnknownLabel(
             f"{text[:80]!r} is none of the model's {len(self.names)} labels (an exact name, or an id from 0 to "

@@ -24,7 +24,7 @@ from service.observer import DropReason, Source, Stage
 
 MULTIPROCESS_VARIABLE: Final = "PROMETHEUS_MULTIPROC_DIR"
 STAGES: Final = ("decode", "resample", "queue", "infer", "postprocess")
-DROP_REASONS: Final = ("lag", "disconnect", "inference_failed")
+DROP_REASONS: Final = ("lag", "disconnect", "inference_failed", "closed")
 SOURCES: Final = ("clip", "stream")
 REFUSALS: Final = ("full", "draining", "not_ready")
 # One for each close code of the contract, and the ends that send none.

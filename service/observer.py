@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal, Protocol
 
 Stage = Literal["decode", "resample", "queue", "infer", "postprocess"]
-DropReason = Literal["lag", "disconnect", "inference_failed"]
+DropReason = Literal["lag", "disconnect", "inference_failed", "closed"]
 Source = Literal["clip", "stream"]
 
 

@@ -41,14 +41,15 @@ def resolve_grid(spec: ModelSpec, window: float | None, hop: float | None) -> Gr
     """
     rate = spec.sample_rate
     window_samples = spec.window_samples if window is None else _to_samples(window, rate)
-    if not spec.min_samples <= window_samples <= spec.window_samples:
+    shortest = round(MIN_HOP_SECONDS * rate)
+    shortest_window = min(max(shortest, spec.min_samples), spec.window_samples)
+    if not shortest_window <= window_samples <= spec.window_samples:
         raise InvalidParameter(
-            f"window is {window:g} s; model {spec.name} takes {spec.min_samples / rate:g} to {spec.window_samples / rate:g} s",
+            f"window is {window:g} s; model {spec.name} takes {shortest_window / rate:g} to {spec.window_samples / rate:g} s",
             param="window",
         )
     hop_samples = min(spec.hop_samples, window_samples) if hop is None else _to_samples(hop, rate)
-    shortest = min(round(MIN_HOP_SECONDS * rate), window_samples)
-    if not shortest <= hop_samples <= window_samples:
+    if not min(shortest, window_samples) <= hop_samples <= window_samples:
         raise InvalidParameter(
             f"hop is {hop:g} s; it must be from {MIN_HOP_SECONDS} s to the window, {window_samples / rate:g} s", param="hop"
         )

@@ -42,7 +42,7 @@ def describe_problem(where: str, problem: str, got: object) -> InvalidParameter:
         problem: What pydantic says.
         got: The value.
     """
-    shown = repr(got)
+    where, shown = where[:MAX_SHOWN], repr(got)
     shown = shown if len(shown) <= MAX_SHOWN else shown[:MAX_SHOWN] + "..."
     problem = problem.removeprefix("Value error, ")
     return InvalidParameter(f"{where or 'the value'}: {problem[:1].lower()}{problem[1:]}; got {shown}", param=where or None)
@@ -50,6 +50,6 @@ def describe_problem(where: str, problem: str, got: object) -> InvalidParameter:
 
 def unknown_parameter(name: str, known: Iterable[str], prefix: str = "") -> InvalidParameter:
     """Return the error for a parameter that does not exist, naming the nearest one that does."""
-    nearest = difflib.get_close_matches(name.removeprefix(prefix), list(known), n=1, cutoff=0.5)
+    nearest = difflib.get_close_matches(name.removeprefix(prefix)[:MAX_SHOWN], list(known), n=1, cutoff=0.5)
     hint = f"; did you mean {nearest[0]}?" if nearest else ""
     return InvalidParameter(f"there is no parameter {name[:MAX_SHOWN]!r}{hint}", param=name[:MAX_SHOWN])

@@ -21,7 +21,9 @@ PROTOCOL_VERSION = 1
 MAX_TEXT_BYTES = 65_536
 
 OnLag = Literal["skip", "error", "wait"]
-LabelRef = str | int
+MAX_LABELS = 2000
+"""Of one list: more than any model of the field has."""
+Labels = Annotated[list[str | int], pydantic.Field(max_length=MAX_LABELS)]
 
 
 class ClientMessage(pydantic.BaseModel):
@@ -36,8 +38,8 @@ class Changeable(ClientMessage):
     hop: Annotated[float, pydantic.Field(allow_inf_nan=False)] | None = None
     top_k: Annotated[int, pydantic.Field(ge=1)] | None = None
     threshold: Annotated[float, pydantic.Field(ge=0, le=1, allow_inf_nan=False)] | None = None
-    labels: list[LabelRef] | None = None
-    exclude: list[LabelRef] | None = None
+    labels: Labels | None = None
+    exclude: Labels | None = None
     events: pydantic.JsonValue = None
 
 

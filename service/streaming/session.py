@@ -17,29 +17,23 @@ samples at the model's rate; seconds appear only in messages.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from enum import Enum, auto
 
-from service.audio.windowing import SlidingWindower, Span
 from service.errors import (
     BodyTooLarge,
     InvalidParameter,
-    Overloaded,
     ProtocolViolation,
     ServiceError,
     StreamExpired,
 )
 from service.inference.runner import FloatArray, Int16Array, ModelSpec
+from service.observer import DropReason
 from service.postprocess.event_config import EventConfig
-from service.postprocess.events import EventChange, EventDetector
-from service.postprocess.scores import SCORE_DIGITS
-from service.streaming.actions import Action, Close, Dropped, FinishAudio, Infer, Send
+from service.streaming.actions import Action, Close, Dropped, FinishAudio, Send
 from service.streaming.configuration import ActiveConfiguration, AudioFormat, is_complete, merge_start, resolve_start
-from service.streaming.ledger import WindowEntry, WindowLedger, WindowState
 from service.streaming.messages import (
     Configured,
     ErrorMessage,
-    EventMessage,
     Flush,
     GoingAway,
     Limits,
@@ -49,14 +43,11 @@ from service.streaming.messages import (
     Start,
     Stop,
     Summary,
-    TagItem,
-    Tags,
     Update,
-    Warn,
     parse_client_message,
     parse_query,
 )
-from service.streaming.monitor import SignalMonitor
+from service.streaming.sound import StreamSound
 
 
 class _State(Enum):
@@ -64,17 +55,6 @@ class _State(Enum):
     STREAMING = auto()
     FINISHING = auto()
     CLOSED = auto()
-
-
-@dataclass(frozen=True, slots=True)
-class _Sound:
-    """What exists from the first frame of sound on."""
-
-    first_arrival: float
-    windower: SlidingWindower
-    ledger: WindowLedger
-    monitor: SignalMonitor
-    detector: EventDetector
 
 
 class StreamSession:
@@ -104,13 +84,10 @@ class StreamSession:
         self._opened_at = 0.0
         self._active_at = 0.0
         self._was_paused = False
-        self._sound: _Sound | None = None
+        self._sound: StreamSound | None = None
         self._end_error: ServiceError | None = None
         self._close_code = 1000
         self._is_audio_ended = False
-        self._num_scored = 0
-        self._answered_end = 0
-        self._dropped_samples = 0
 
     # What the owner may ask
 
@@ -142,17 +119,17 @@ class StreamSession:
     @property
     def received_seconds(self) -> float:
         """Sound received so far, decoded."""
-        return self._seconds(self._sound.windower.received_samples) if self._sound else 0.0
+        return self._sound.received_seconds if self._sound else 0.0
 
     def is_paused(self, now: float) -> bool:
         """Return whether reading must wait: too much sound is received and not scored, and the stream is ahead of real
         time (or asked never to lose any)."""
-        if self._state is not _State.STREAMING or self._sound is None or not len(self._sound.ledger):
+        sound = self._sound
+        if self._state is not _State.STREAMING or sound is None or not sound.has_windows:
             return False
-        unscored = self.received_seconds - self._seconds(self._answered_end)
-        if unscored <= self._limits.max_ahead_seconds:
+        if sound.unanswered_seconds <= self._limits.max_ahead_seconds:
             return False
-        return self._configuration.on_lag == "wait" or self.received_seconds > now - self._sound.first_arrival
+        return self._configuration.on_lag == "wait" or sound.is_ahead(now)
 
     def next_poll(self, now: float) -> float | None:
         """Return the clock time at which `poll` should be called, if nothing else happens before; None for never."""
@@ -163,7 +140,7 @@ class StreamSession:
                 times.append(self._active_at + self._limits.idle_seconds)
             elif self._sound and self._configuration.on_lag != "wait":
                 times.append(self._sound.first_arrival + self.received_seconds)
-        if self._sound and self._state is not _State.CLOSED and (deadline := self._sound.ledger.next_deadline()) is not None:
+        if self._sound and self._state is not _State.CLOSED and (deadline := self._sound.next_deadline()) is not None:
             times.append(deadline)
         return min(times, default=None)
 
@@ -171,6 +148,8 @@ class StreamSession:
 
     def open(self, query: list[tuple[str, str]], now: float) -> list[Action]:
         """The connection is accepted, with this query string."""
+        if self._state is _State.CLOSED:
+            return []
         self._opened_at = self._active_at = now
         try:
             self._given = parse_query(query)
@@ -202,8 +181,8 @@ class StreamSession:
                     self._receive_start(message)
                 case Update():
                     self._receive_update(message, now)
-                case Flush():
-                    self._add_tail(now)
+                case Flush() if self._sound:
+                    self._sound.add_tail(now)
                 case Stop():
                     self._finish(None, 1000)
         except ServiceError as error:
@@ -229,7 +208,7 @@ class StreamSession:
                 )
             )
         elif self._sound is None:
-            self._sound = self._make_sound(now)
+            self._sound = StreamSound(self._active, self._limits, now)
         self._advance(now)
         return self._take()
 
@@ -241,16 +220,10 @@ class StreamSession:
             arrived_at: Clock time at which the frame that completed it came.
             now: Clock time.
         """
-        sound = self._sound
-        if self._state is _State.CLOSED or sound is None:
+        if self._state is _State.CLOSED or self._sound is None:
             return []
-        for span in sound.windower.push(samples):
-            self._add_window(sound, span, arrived_at)
-        findings = sound.monitor.push(samples)
-        if (raw := self._configuration.audio.raw) and self.is_reading:
-            findings += sound.monitor.check_rate(raw.sample_rate, self.received_seconds, arrived_at - sound.first_arrival)
-        for finding in findings:
-            self._send(Warn(code=finding.code, message=finding.message))
+        for warning in self._sound.push(samples, arrived_at):
+            self._send(warning)
         if self.is_reading and self.received_seconds > self._limits.max_stream_seconds:
             self._expire()
         self._advance(now)
@@ -263,14 +236,15 @@ class StreamSession:
         self._is_audio_ended = True
         if error is not None:
             self._finish(error)
-        self._add_tail(now)
+        if self._sound:
+            self._sound.add_tail(now)
         self._advance(now)
         return self._take()
 
     def receive_scores(self, ticket: int, scores: FloatArray, now: float) -> list[Action]:
         """The model answered for a window: float32 `[labels]`."""
         if self._sound and self._state is not _State.CLOSED:
-            self._sound.ledger.settle(ticket, scores, now)
+            self._sound.settle(ticket, scores, now)
             self._advance(now)
         return self._take()
 
@@ -280,7 +254,7 @@ class StreamSession:
             is_late = error.code == "deadline_exceeded"
             if not is_late:
                 self._send_error(error, fatal=False)
-            self._sound.ledger.settle(ticket, None, now, "lag" if is_late else "inference_failed")
+            self._sound.settle(ticket, None, now, "lag" if is_late else "inference_failed")
             self._advance(now)
         return self._take()
 
@@ -317,10 +291,8 @@ class StreamSession:
 
     def abandon(self) -> list[Action]:
         """The client is gone."""
-        if self._state is not _State.CLOSED and self._sound:
-            unscored = self.received_seconds - self._seconds(self._answered_end)
-            if unscored > 0:
-                self._actions.append(Dropped("disconnect", unscored))
+        if self._state is not _State.CLOSED:
+            self._give_up("disconnect")
         self._state = _State.CLOSED
         return self._take()
 
@@ -331,9 +303,6 @@ class StreamSession:
         if self._active is None:
             raise ValueError("the stream is not configured yet")
         return self._active
-
-    def _seconds(self, samples: int) -> float:
-        return samples / self.spec.sample_rate
 
     def _take(self) -> list[Action]:
         actions, self._actions = self._actions, []
@@ -384,24 +353,20 @@ class StreamSession:
                 )
             )
 
-    def _make_sound(self, now: float) -> _Sound:
-        active = self._configuration
-        window, rate = active.grid.window_samples, active.spec.sample_rate
-        return _Sound(
-            first_arrival=now,
-            windower=SlidingWindower(window, active.grid.hop_samples, active.spec.min_samples),
-            ledger=WindowLedger(None if active.on_lag == "wait" else self._limits.max_lag_seconds),
-            monitor=SignalMonitor(rate),
-            detector=EventDetector(window, active.thresholds),
-        )
-
     def _receive_start(self, start: Start) -> None:
         if self._sound is not None:
             raise ProtocolViolation("start came after sound: send update to change what can be changed", param="type")
-        self._given = merge_start(self._given, start)
+        given = merge_start(self._given, start)
         if self._active is None:
+            self._given = given
             self._begin()
             return
+        if start.model not in (None, self._active.spec.name):
+            raise ProtocolViolation(
+                f"model is {start.model!r}, but ready has named {self._active.spec.name!r}: name the model in the query",
+                param="model",
+            )
+        self._given = given
         self._active = resolve_start(self._given, self._models, self._default_model, self._event_defaults)
         self._send(Configured(from_=0.0, configuration=self._active.to_wire()))
         if start.resume_token is not None:
@@ -411,21 +376,8 @@ class StreamSession:
         if self._active is None:
             raise ProtocolViolation("update came before the configuration was complete: send start first", param="type")
         active = self._active = self._active.updated(update, self._event_defaults)
-        position = 0
-        if self._sound:
-            position = self._sound.windower.received_samples
-            self._sound.windower.set_hop(active.grid.hop_samples)
-            self._sound.detector.configure(active.thresholds, position)
-        self._send(Configured(from_=self._seconds(position), configuration=active.to_wire()))
-
-    def _add_window(self, sound: _Sound, span: Span, arrived_at: float) -> None:
-        reference = max(arrived_at, sound.first_arrival + self._seconds(span.end))
-        sound.ledger.add(span, reference, self._configuration.selector)
-
-    def _add_tail(self, now: float) -> None:
-        """Add the window that ends at the last sample received, if there is anything new in it."""
-        if self._sound and (span := self._sound.windower.flush()):
-            self._add_window(self._sound, span, now)
+        start = self._sound.configure(active) if self._sound else 0.0
+        self._send(Configured(from_=start, configuration=active.to_wire()))
 
     def _note_pause(self, now: float) -> None:
         """While reading is paused a client cannot be heard, so that it is not idle then."""
@@ -438,78 +390,16 @@ class StreamSession:
         """Drop what is too late, give windows to the model, answer those whose turn it is, and end when all is said."""
         sound = self._sound
         if sound and self._state is not _State.CLOSED:
-            sound.ledger.expire(now)
-            for entry in sound.ledger.issue():
-                waveform = sound.windower.read(entry.span)
-                self._actions.append(Infer(entry.ticket, waveform, sound.ledger.deadline(entry)))
-            self._answer(sound.ledger.pop_settled(), now)
-            oldest = sound.ledger.oldest
-            sound.windower.release(oldest.span.start if oldest else sound.windower.received_samples)
+            for outcome in sound.advance(now):
+                if isinstance(outcome, ServerMessage):
+                    self._send(outcome)
+                else:
+                    self._actions.append(outcome)
+            if sound.overload:
+                self._fail(sound.overload)
             self._note_pause(now)
-        if self._state is _State.FINISHING and self._is_audio_ended and not (sound and len(sound.ledger)):
+        if self._state is _State.FINISHING and self._is_audio_ended and not (sound and sound.has_windows):
             self._end()
-
-    def _answer(self, entries: list[WindowEntry], now: float) -> None:
-        late: list[WindowEntry] = []
-        for entry in entries:
-            if self.is_closed:
-                return
-            if entry.state is WindowState.DROPPED:
-                new_sound = entry.span.end - entry.previous_end
-                self._dropped_samples += new_sound
-                self._answered_end = entry.span.end
-                self._actions.append(Dropped(entry.drop_reason, self._seconds(new_sound)))
-                if entry.drop_reason == "lag":
-                    late.append(entry)
-                continue
-            self._announce(late)
-            self._send_result(entry, now)
-        self._announce(late)
-
-    def _announce(self, late: list[WindowEntry]) -> None:
-        """Tell of consecutive windows that were dropped, and forget them."""
-        if not late:
-            return
-        start, end = self._seconds(late[0].previous_end), self._seconds(late[-1].span.end)
-        limit = f"more than {self._limits.max_lag_seconds:g} s (SONOTAG_MAX_LAG_SECONDS)"
-        late.clear()
-        if self._configuration.on_lag == "error":
-            self._fail(Overloaded(f"the model is {limit} late at {end:g} s"))
-            return
-        message = f"the sound from {start:g} s to {end:g} s was not scored: it would have been {limit} late"
-        self._send(Warn(code="lag", message=message, dropped_from=start, dropped_to=end))
-
-    def _send_result(self, entry: WindowEntry, now: float) -> None:
-        if self.is_closed or self._sound is None or entry.scores is None:
-            return
-        span, window = entry.span, self._configuration.grid.window_samples
-        self._num_scored += 1
-        self._answered_end = span.end
-        self._send(
-            Tags(
-                start=self._seconds(span.start),
-                end=self._seconds(span.end),
-                coverage=len(span) / window,
-                lag_ms=round(1000 * max(0.0, now - entry.reference), 1),
-                tags=tuple(TagItem.model_validate(tag) for tag in entry.selector.select(entry.scores)),
-            )
-        )
-        self._send_events(self._sound.detector.add(span.start, span.end, entry.scores))
-
-    def _send_events(self, changes: list[EventChange]) -> None:
-        for change in changes:
-            event = change.event
-            self._send(
-                EventMessage(
-                    event_id=change.event_id,
-                    label=self.spec.labels[event.label_id],
-                    phase=change.phase,
-                    onset=self._seconds(event.onset),
-                    offset=self._seconds(event.offset),
-                    peak=round(event.peak, SCORE_DIGITS),
-                    retracted=True if change.retracted else None,
-                )
-            )
 
     def _expire(self) -> None:
         limit = self._limits.max_stream_seconds
@@ -531,7 +421,8 @@ class StreamSession:
 
     def _end(self) -> None:
         if self._sound:
-            self._send_events(self._sound.detector.finish())
+            for message in self._sound.finish():
+                self._send(message)
         if self._end_error is not None:
             self._fail(self._end_error)
             return
@@ -539,14 +430,20 @@ class StreamSession:
             self._send(
                 Summary(
                     duration=self.received_seconds,
-                    windows=self._num_scored,
-                    dropped_seconds=self._seconds(self._dropped_samples),
-                    events=self._sound.detector.num_events if self._sound else 0,
+                    windows=self._sound.num_scored if self._sound else 0,
+                    dropped_seconds=self._sound.dropped_seconds if self._sound else 0.0,
+                    events=self._sound.num_events if self._sound else 0,
                 )
             )
         self._close(self._close_code, "done" if self._close_code == 1000 else "going away")
 
+    def _give_up(self, reason: DropReason) -> None:
+        """Count the sound that nothing will be said of any more."""
+        if self._sound and self._sound.unanswered_seconds > 0:
+            self._actions.append(Dropped(reason, self._sound.unanswered_seconds))
+
     def _fail(self, error: ServiceError) -> None:
+        self._give_up("closed")
         self._send_error(error, fatal=True)
         self._close(error.close_code, error.code)
 

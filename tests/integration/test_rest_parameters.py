@@ -107,7 +107,7 @@ def test_an_id_that_the_model_does_not_have_is_refused(fake_server: AppServer, v
 @pytest.mark.parametrize("value", ["0.02", "1.01", "0", "-1", "1e308", "-1e308"])
 def test_a_window_that_the_model_cannot_take_is_refused_with_the_range(fake_server: AppServer, value: str) -> None:
     message = expect_error(ask(fake_server, window=value), 400, "invalid_parameter", "window")
-    assert "0.025 to 1 s" in message
+    assert "0.1 to 1 s" in message
 
 
 @pytest.mark.parametrize("value", ["0.09", "1.5", "0", "-1", "1e308", "-1e308"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 
 import httpx
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
+from service.inference.runner import Int16Array, Int64Array, ModelOutput
 from tests.support.app_server import serving
 from tests.support.runners import FakeRunner, level
 from tests.support.websocket import Stream, cut, stream_pieces, stream_url
@@ -24,6 +26,20 @@ async def until_metric(url, line):
     async with httpx.AsyncClient() as client, asyncio.timeout(30):
         while line not in (await client.get(f"{url}/metrics")).text:
             pass
+
+
+@contextlib.contextmanager
+def capture_errors():
+    """Collect what the stream's driver logs as errors."""
+    records: list[logging.LogRecord] = []
+    handler = logging.Handler(logging.ERROR)
+    handler.emit = records.append  # type: ignore[method-assign]
+    logger = logging.getLogger("service.streaming.driver")
+    logger.addHandler(handler)
+    try:
+        yield records
+    finally:
+        logger.removeHandler(handler)
 
 
 @pytest.fixture(scope="module")
@@ -277,6 +293,27 @@ async def test_a_failed_batch_is_told_and_the_stream_goes_on():
     assert (error["code"], error["fatal"]) == ("inference_failed", False)
     assert "poison" not in error["message"]
     assert told.code == 1000
+
+
+class ForgetfulRunner(FakeRunner):
+    """A model that leaves out a label in its first answer, which nothing of ours expects."""
+
+    def run(self, waveform: Int16Array, lengths: Int64Array, *, embedding: bool) -> ModelOutput:
+        output = super().run(waveform, lengths, embedding=embedding)
+        if len(self.calls) > 1:
+            return output
+        return ModelOutput(output.logits[:, :3], output.scores[:, :3], output.embedding)
+
+
+async def test_what_breaks_in_one_stream_ends_it_with_1011_and_no_other():
+    with serving(ForgetfulRunner()) as server, capture_errors() as errors:
+        broken = await stream_pieces(server.url, {**RAW, "labels": ["Dog"]}, [SECOND])
+        whole = await stream_pieces(server.url, RAW, [SECOND])
+    assert broken.code == 1011
+    assert (broken.messages[-1]["code"], broken.messages[-1]["fatal"]) == ("internal", True)
+    assert "session_id" in broken.messages[-1]["message"]
+    assert whole.code == 1000
+    assert [record.getMessage() for record in errors] == ["the stream broke"]
 
 
 # Drain

@@ -675,3 +675,49 @@ def test_a_poll_while_the_stream_is_being_finished_only_looks_for_what_is_late()
     driven.poll(driven.now + 5)
     assert driven.types[-2:] == ["warning", "summary"]
     assert driven.close.code == 1000
+
+
+def test_a_session_that_was_drained_before_it_was_opened_stays_closed():
+    driven = DrivenSession(None)
+    driven.do(driven.session.drain(driven.now))
+    assert driven.close.code == 1001
+    assert driven.session.open(list(RAW.items()), driven.now) == []
+
+
+def test_start_may_not_change_the_model_that_ready_has_named():
+    models = {"fake": make_spec(), "other": make_spec(name="other")}
+    driven = DrivenSession(models=models)
+    driven.text('{"type": "start", "top_k": 1}')
+    assert driven.close is None
+    driven.text('{"type": "start", "model": "other"}')
+    assert driven.messages[-1]["param"] == "model"
+    assert driven.close.code == 4400
+
+
+def test_start_may_repeat_the_model_that_ready_has_named():
+    driven = DrivenSession()
+    driven.text('{"type": "start", "model": "fake"}')
+    assert driven.types == ["ready", "configuration"]
+
+
+def test_sound_that_a_fatal_error_leaves_unscored_counts_as_dropped():
+    driven = DrivenSession()
+    driven.second(count=3)
+    driven.answer(1)
+    driven.text("no json")
+    assert [(d.reason, d.seconds) for d in driven.dropped] == [("closed", 2.0)]
+
+
+def test_a_stream_that_is_being_finished_is_not_paused():
+    driven = DrivenSession({**RAW, "on_lag": "wait"})
+    driven.second(count=12)
+    assert driven.session.is_paused(driven.now)
+    driven.text(STOP)
+    assert not driven.session.is_paused(driven.now)
+
+
+def test_a_source_that_cannot_be_read_before_any_sound_came_ends_the_stream_with_its_error():
+    driven = DrivenSession()
+    driven.do(driven.session.receive_audio_end(driven.now, UndecodableAudio("broken")))
+    assert driven.types == ["ready", "error"]
+    assert driven.close.code == 4415
