@@ -66,7 +66,8 @@ def create_app(settings: Settings, *, runner: Runner | None = None) -> FastAPI:
     for module in (rest, websocket, health):
         app.include_router(module.router)
     app.add_api_route("/", _index, include_in_schema=False)
-    if settings.cors_origins:
+    app.add_middleware(RequestContext, services=services)
+    if settings.cors_origins:  # around all else, so that a browser may read every answer, also that to our own faults
         app.add_middleware(
             CORSMiddleware,
             allow_origins=settings.cors_origins,
@@ -74,7 +75,6 @@ def create_app(settings: Settings, *, runner: Runner | None = None) -> FastAPI:
             allow_headers=["*"],
             expose_headers=["X-Request-Id", "Server-Timing", "Retry-After"],
         )
-    app.add_middleware(RequestContext, services=services)
     if settings.root_path:
         app.add_middleware(RootPath, root_path=settings.root_path)
     return app

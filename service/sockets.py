@@ -19,6 +19,8 @@ from service.settings import Settings
 _logger = logging.getLogger(__name__)
 
 BACKLOG = 2048
+# Twice what a stream's sender waits (`service.api.websocket.SEND_SECONDS`), which is the first to give up.
+_DEAF_PEER_SECONDS = 60
 _PACKAGE = Path(__file__).resolve().parent
 _EXAMPLE = _PACKAGE.parent / "examples" / "speech.wav"
 _WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "::1"}
@@ -79,6 +81,15 @@ def remove_unix_socket(settings: Settings) -> None:
         settings.unix_socket.unlink(missing_ok=True)
 
 
+def _give_up_on_deaf_peers(sock: socket.socket) -> None:
+    """Let the kernel end connections (accepted ones inherit it) whose client takes nothing, or has gone without a word.
+
+    A stream whose client does not read is given up, but its unsent messages would keep the connection open for ever.
+    """
+    if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _DEAF_PEER_SECONDS * 1000)
+
+
 def _listen_tcp(host: str, port: int) -> list[socket.socket]:
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
@@ -89,6 +100,7 @@ def _listen_tcp(host: str, port: int) -> list[socket.socket]:
     for family, kind, protocol, _, address in dict.fromkeys(found):
         sock = socket.socket(family, kind, protocol)
         try:
+            _give_up_on_deaf_peers(sock)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             if family == socket.AF_INET6:
                 # Otherwise :: would take the IPv4 port too, and 0.0.0.0 beside it could not be bound.

@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 MAX_OUTBOX = 256
 """Messages that may wait for a client that does not read; then it is not read either."""
-INLINE_BYTES = 64 * 1024
+INLINE_BYTES = 32 * 1024
 """Raw frames up to this size are decoded where they arrive, under a millisecond; larger ones in the pool."""
 
 

@@ -11,8 +11,8 @@ import pytest
 from service.settings import EMBEDDED_BUNDLE
 from tests.support.app_server import AppServer, serving
 from tests.support.process import ServiceProcess, running
-from tests.support.rest import SPEECH, heard, wav
-from tests.support.runners import LABELS
+from tests.support.rest import SPEECH, expect_error, heard, wav
+from tests.support.runners import LABELS, ForgetfulRunner
 
 
 def get(server: AppServer | ServiceProcess, path: str, **query: str) -> Any:
@@ -134,3 +134,13 @@ def test_pages_of_an_allowed_origin_may_ask_and_no_others(fake_server: AppServer
         )
     plain = httpx.post(f"{fake_server.url}/v1/classify", content=clip, headers={"Origin": "https://page.example"})
     assert "access-control-allow-origin" not in plain.headers
+
+
+def test_a_page_may_read_that_something_broke_on_our_side() -> None:
+    with serving(ForgetfulRunner(), cors_origins=("https://page.example",)) as server:
+        asked = {"params": {"labels": "Dog"}, "headers": {"Origin": "https://page.example", "X-Request-Id": "broken-1"}}
+        answer = httpx.post(f"{server.url}/v1/classify", content=wav(heard((SPEECH, 1.0))), **asked)
+    error = expect_error(answer, 500, "internal")
+    assert "X-Request-Id" in error
+    assert answer.headers["access-control-allow-origin"] == "https://page.example"
+    assert answer.headers["x-request-id"] == "broken-1"

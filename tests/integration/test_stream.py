@@ -12,9 +12,8 @@ import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from service.inference.runner import Int16Array, Int64Array, ModelOutput
 from tests.support.app_server import serving
-from tests.support.runners import FakeRunner, level
+from tests.support.runners import FakeRunner, ForgetfulRunner, level
 from tests.support.websocket import Stream, cut, stream_pieces, stream_url
 
 RAW = {"encoding": "s16le", "sample_rate": 16000}
@@ -293,16 +292,6 @@ async def test_a_failed_batch_is_told_and_the_stream_goes_on():
     assert (error["code"], error["fatal"]) == ("inference_failed", False)
     assert "poison" not in error["message"]
     assert told.code == 1000
-
-
-class ForgetfulRunner(FakeRunner):
-    """A model that leaves out a label in its first answer, which nothing of ours expects."""
-
-    def run(self, waveform: Int16Array, lengths: Int64Array, *, embedding: bool) -> ModelOutput:
-        output = super().run(waveform, lengths, embedding=embedding)
-        if len(self.calls) > 1:
-            return output
-        return ModelOutput(output.logits[:, :3], output.scores[:, :3], output.embedding)
 
 
 async def test_what_breaks_in_one_stream_ends_it_with_1011_and_no_other():

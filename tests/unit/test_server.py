@@ -154,6 +154,13 @@ def test_the_printed_command_reaches_the_service(host: str, url: str, curl: str)
             sock.close()
 
 
+@pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="this system's sockets have no such option")
+def test_the_system_ends_connections_of_clients_that_take_nothing() -> None:
+    [listening] = listen(settings(port="0"))
+    with listening, socket.create_connection(listening.getsockname()), listening.accept()[0] as accepted:
+        assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 60_000
+
+
 def test_every_address_of_a_name_gets_the_same_port() -> None:
     wanted = settings(host="localhost", port="0")
     sockets = listen(wanted)
