@@ -20,6 +20,11 @@ from typing import Final, Literal, TextIO
 ROOT_LOGGER: Final = "service"
 MAX_VALUE_CHARS: Final = 500
 _QUIET_ROUTES: Final = ("/health/live", "/health/ready", "/metrics")
+# What uvicorn logs as errors: each upgrade that was refused with an answer (which it sends all the same), and text frames that
+# are no UTF-8 (which it closes with 1007).
+_CLIENTS_DOING: Final = frozenset(
+    {"ASGI callable returned without completing handshake.", "Invalid UTF-8 sequence received from client."}
+)
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _PLAIN = re.compile(r"[^\s\"=]+")
 
@@ -87,7 +92,13 @@ def configure_logging(
         logger.handlers.clear()
         logger.propagate = True
         logger.setLevel(logging.WARNING)
+    logging.getLogger("uvicorn.error").addFilter(_is_fault)
     logging.captureWarnings(True)
+
+
+def _is_fault(record: logging.LogRecord) -> bool:
+    """Whether one of uvicorn's errors is ours: what clients do wrong is told to them, and is one INFO line of our own."""
+    return record.msg not in _CLIENTS_DOING
 
 
 class TextFormatter(logging.Formatter):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import signal
 
 import httpx
 import numpy as np
@@ -13,6 +14,7 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from tests.support.app_server import serving
+from tests.support.process import running
 from tests.support.runners import FakeRunner, ForgetfulRunner, level
 from tests.support.websocket import Stream, cut, stream_pieces, stream_url
 
@@ -167,6 +169,24 @@ async def test_a_full_server_refuses_the_upgrade_with_503():
         told = await stream_pieces(server.url, RAW, [SECOND])
         assert told.code == 1000
         await until_metric(server.url, 'sonotag_streams_refused_total{reason="full"} 1.0')
+
+
+async def test_what_clients_do_wrong_is_one_info_line_each_and_no_error(tmp_path):
+    with running("tests.support.fake_server", environ={"SONOTAG_MAX_STREAMS": "1"}, cwd=tmp_path) as process:
+        process.wait_ready()
+        async with Stream(process.url, RAW) as listener:
+            await listener.until("ready")
+            with pytest.raises(InvalidStatus):
+                await connect(stream_url(process.url, RAW))
+            await listener.socket.send(b"\xff\xfe", text=True)
+            assert (await listener.closed()).code == 1007
+        await until_metric(process.url, "sonotag_streams_open 0.0")
+        process.send_signal(signal.SIGTERM)
+        await asyncio.to_thread(process.wait)
+    lines = process.stderr.splitlines()
+    assert sum("stream refused reason=full" in line for line in lines) == 1
+    assert sum("stream closed" in line for line in lines) == 1
+    assert not [line for line in lines if "ERROR" in line or "WARNING" in line]
 
 
 async def test_a_client_that_leaves_leaves_nothing_behind():

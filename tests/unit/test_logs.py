@@ -123,6 +123,16 @@ def test_uvicorn_is_heard_through_our_lines_and_only_from_warning_on() -> None:
     assert json.loads(only_line(stream))["event"] == "Exception in ASGI application"
 
 
+def test_what_clients_do_wrong_is_no_error_of_ours() -> None:
+    stream = io.StringIO()
+    configure_logging("text", "info", stream)
+    logger = logging.getLogger("uvicorn.error")
+    logger.error("ASGI callable returned without completing handshake.")
+    logger.error("Invalid UTF-8 sequence received from client.", exc_info=ValueError("bytes"))
+    logger.error("Exception in ASGI application")
+    assert [line.split("uvicorn.error ")[1] for line in stream.getvalue().splitlines()] == ["Exception in ASGI application"]
+
+
 def test_warnings_are_lines_too() -> None:
     stream = configured("text")
     with warnings.catch_warnings():
