@@ -19,6 +19,7 @@ from service.api.middleware import RequestContext, RootPath
 from service.errors import InvalidParameter, SettingsError, StartError
 from service.inference.batcher import Batcher
 from service.inference.catalog import Catalog, open_catalog
+from service.inference.providers import has_nvidia_device
 from service.inference.runner import ModelSpec, Runner
 from service.lifecycle import Lifecycle
 from service.metrics import Metrics
@@ -40,7 +41,11 @@ def create_app(settings: Settings, *, runner: Runner | None = None) -> FastAPI:
         settings: The settings.
         runner: Served in place of the bundles; for tests.
     """
-    lifecycle, metrics = Lifecycle(), Metrics()
+    metrics = Metrics()
+    metrics.service_configured(
+        num_workers=settings.workers, max_streams=settings.max_streams, max_lag_seconds=settings.max_lag_seconds
+    )
+    lifecycle = Lifecycle(metrics.readiness_changed)
     executor = ThreadPoolExecutor(POOL_THREADS, thread_name_prefix="decode")
     services = Services(settings=settings, lifecycle=lifecycle, metrics=metrics, executor=executor)
 
@@ -99,7 +104,8 @@ async def _load(services: Services, runner: Runner | None) -> None:
         services.catalog = catalog
         for batcher in catalog:
             _check_events(settings, batcher.spec)
-            services.metrics.model_loaded(batcher.spec)
+            fell_back = batcher.spec.provider == "cpu" and settings.provider != "cpu" and has_nvidia_device()
+            services.metrics.model_loaded(batcher.spec, max_queue_windows=settings.max_queue_windows, fell_back=fell_back)
         lifecycle.mark_ready()
     except StartError as error:
         lifecycle.fail(error)

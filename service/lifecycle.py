@@ -28,10 +28,14 @@ class Lifecycle:
     """Admits activities and knows when the last one has left.
 
     Every method runs on the event loop's thread. It may be made outside a running loop.
+
+    Args:
+        on_readiness: Told whether new activities are admitted, each time that changes; it must not block or raise.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, on_readiness: Callable[[bool], None] | None = None) -> None:
         self._state: State = "starting"
+        self._on_readiness = on_readiness
         self._failure: StartError | None = None
         self._activities: dict[object, Callable[[], None] | None] = {}
         self._idle = asyncio.Event()
@@ -61,6 +65,7 @@ class Lifecycle:
         """The models are warm. A drain that began meanwhile is not undone."""
         if self._state == "starting":
             self._state = "ready"
+            self._tell_readiness()
 
     def fail(self, error: StartError) -> None:
         """The start failed; nothing will ever be admitted."""
@@ -75,7 +80,9 @@ class Lifecycle:
         """
         if self._state not in ("starting", "ready"):
             return
-        self._state = "draining"
+        was_ready, self._state = self.is_ready, "draining"
+        if was_ready:
+            self._tell_readiness()
         for on_drain in list(self._activities.values()):
             if on_drain is not None:
                 on_drain()
@@ -84,6 +91,10 @@ class Lifecycle:
         """The process ends now."""
         if self._state != "failed":
             self._state = "stopped"
+
+    def _tell_readiness(self) -> None:
+        if self._on_readiness is not None:
+            self._on_readiness(self.is_ready)
 
     def check_ready(self) -> None:
         """Refuse unless new activities are admitted.

@@ -128,6 +128,33 @@ class Metrics:
             registry=registry,
             multiprocess_mode="livemax",
         )
+        self._model_fallback = Gauge(
+            "sonotag_model_fallback",
+            "1 for each model that runs on the CPU although the machine has an NVIDIA device and the CPU was not asked for.",
+            ["model"],
+            registry=registry,
+            multiprocess_mode="livemax",
+        )
+        self._queue_limit = Gauge(
+            "sonotag_queue_limit_windows",
+            "Windows that may wait for the model.",
+            ["model"],
+            registry=registry,
+            multiprocess_mode="livesum",
+        )
+        self._streams_limit = Gauge(
+            "sonotag_streams_limit", "Live streams that may be open at once.", registry=registry, multiprocess_mode="livesum"
+        )
+        self._lag_limit = Gauge(
+            "sonotag_window_lag_limit_seconds",
+            "A live window that would be answered later than this is dropped.",
+            registry=registry,
+            multiprocess_mode="livemax",
+        )
+        self._workers = Gauge("sonotag_workers", "Workers there should be.", registry=registry, multiprocess_mode="livemax")
+        self._workers_ready = Gauge(
+            "sonotag_workers_ready", "Workers that take new work now.", registry=registry, multiprocess_mode="livesum"
+        )
         self._build_info = Gauge(
             "sonotag_build_info",
             "1, with the versions that run.",
@@ -151,9 +178,27 @@ class Metrics:
             self._refusals.labels(refusal)
         self._build_info.labels(_version_of("sonotag"), platform.python_version(), _onnxruntime_version()).set(1)
 
-    def model_loaded(self, spec: ModelSpec) -> None:
-        """A model is served from now on."""
+    def service_configured(self, *, num_workers: int, max_streams: int, max_lag_seconds: float) -> None:
+        """This process is one of `num_workers` and takes `max_streams` streams; said once, before it is ready."""
+        self._workers.set(num_workers)
+        self._streams_limit.set(max_streams)
+        self._lag_limit.set(max_lag_seconds)
+
+    def readiness_changed(self, is_ready: bool) -> None:
+        """This process takes new work from now on, or no longer."""
+        self._workers_ready.set(is_ready)
+
+    def model_loaded(self, spec: ModelSpec, *, max_queue_windows: int, fell_back: bool) -> None:
+        """A model is served from now on.
+
+        Args:
+            spec: What it is.
+            max_queue_windows: How many windows may wait for it in this process.
+            fell_back: Whether it runs on the CPU for want of a GPU that the machine has.
+        """
         self._model_info.labels(spec.name, spec.provider, spec.precision, spec.source_sha256).set(1)
+        self._model_fallback.labels(spec.name).set(fell_back)
+        self._queue_limit.labels(spec.name).set(max_queue_windows)
         self._queue_depth.labels(spec.name).set(0)
         self._windows.labels(spec.name)
         self._batch_size.labels(spec.name)

@@ -118,3 +118,22 @@ async def test_waiting_gives_up_at_its_time_out() -> None:
     lifecycle = ready_lifecycle()
     with lifecycle.admit():
         assert not await lifecycle.wait_idle(0)
+
+
+def test_readiness_is_told_when_it_changes_and_only_then() -> None:
+    told: list[bool] = []
+    lifecycle = Lifecycle(told.append)
+    lifecycle.mark_ready()
+    lifecycle.mark_ready()
+    assert told == [True]
+    lifecycle.begin_drain()
+    lifecycle.begin_drain()
+    lifecycle.mark_stopped()
+    assert told == [True, False]
+
+
+def test_a_start_that_fails_or_is_ended_was_never_ready() -> None:
+    told: list[bool] = []
+    Lifecycle(told.append).fail(BundleError("bundle 'tiny' is altered"))
+    Lifecycle(told.append).begin_drain()
+    assert told == []

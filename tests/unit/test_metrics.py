@@ -30,7 +30,11 @@ SPEC = ModelSpec(
 WORKER = """
 import sys
 from service.metrics import Metrics
+from tests.unit.test_metrics import SPEC
 metrics = Metrics()
+metrics.service_configured(num_workers=2, max_streams=50, max_lag_seconds=2)
+metrics.model_loaded(SPEC, max_queue_windows=10, fell_back=True)
+metrics.readiness_changed(True)
 metrics.stream_opened()
 metrics.queue_depth("tiny", 3)
 metrics.batch_scored("tiny", 2)
@@ -61,7 +65,7 @@ def test_metrics_are_an_observer() -> None:
 
 def test_every_kind_of_count_reaches_the_page() -> None:
     metrics = Metrics()
-    metrics.model_loaded(SPEC)
+    metrics.model_loaded(SPEC, max_queue_windows=256, fell_back=False)
     metrics.stage_seconds("infer", 0.03)
     metrics.batch_scored("tiny", 2)
     metrics.queue_depth("tiny", 7)
@@ -92,6 +96,21 @@ def test_every_kind_of_count_reaches_the_page() -> None:
     labels = {"model": "tiny", "provider": "cpu", "precision": "int8", "source_sha256": "ab" * 32}
     assert value(metrics, "sonotag_model_info", **labels) == 1
     assert any(name == "sonotag_build_info" and number == 1 for (name, _), number in samples(metrics).items())
+
+
+def test_limits_and_readiness_are_told_before_anything_happened() -> None:
+    metrics = Metrics()
+    assert value(metrics, "sonotag_workers_ready") == 0
+    metrics.service_configured(num_workers=1, max_streams=1000, max_lag_seconds=2.5)
+    metrics.model_loaded(SPEC, max_queue_windows=256, fell_back=False)
+    metrics.readiness_changed(True)
+    assert value(metrics, "sonotag_workers") == value(metrics, "sonotag_workers_ready") == 1
+    assert value(metrics, "sonotag_streams_limit") == 1000
+    assert value(metrics, "sonotag_window_lag_limit_seconds") == 2.5
+    assert value(metrics, "sonotag_queue_limit_windows", model="tiny") == 256
+    assert value(metrics, "sonotag_model_fallback", model="tiny") == 0
+    metrics.readiness_changed(False)
+    assert value(metrics, "sonotag_workers_ready") == 0
 
 
 def test_closed_sets_exist_at_zero_before_anything_happened() -> None:
@@ -162,12 +181,20 @@ def test_workers_are_added_up_and_a_dead_workers_live_gauges_go(tmp_path: Path) 
         assert value(metrics, "sonotag_windows_scored_total", model="tiny") == 4
         assert value(metrics, "sonotag_stage_duration_seconds_count", stage="infer") == 2
         assert value(metrics, "sonotag_window_lag_seconds_bucket", le="0.5") == 2
+        assert value(metrics, "sonotag_workers") == value(metrics, "sonotag_workers_ready") == 2
+        assert value(metrics, "sonotag_streams_limit") == 100
+        assert value(metrics, "sonotag_queue_limit_windows", model="tiny") == 20
+        assert value(metrics, "sonotag_window_lag_limit_seconds") == 2
+        assert value(metrics, "sonotag_model_fallback", model="tiny") == 1
         build = [number for (name, _), number in samples(metrics).items() if name == "sonotag_build_info"]
         assert build == [1]
 
         stop_worker(first)
         forget_worker(first.pid, str(tmp_path))
         assert value(metrics, "sonotag_streams_open") == 1
+        assert value(metrics, "sonotag_workers") == 2, "there should still be two"
+        assert value(metrics, "sonotag_workers_ready") == 1
+        assert value(metrics, "sonotag_streams_limit") == 50
         assert value(metrics, "sonotag_queue_depth_windows", model="tiny") == 3
         assert value(metrics, "sonotag_windows_scored_total", model="tiny") == 4, "what was scored stays counted"
     finally:
