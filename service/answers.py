@@ -29,7 +29,7 @@ class ClassifyQuery(_Query):
         Finite | None,
         pydantic.Field(
             description="Seconds between window ends, as in a stream. Without it full windows lie side by side, "
-            "the last one aligned to the end; with timeline or events it is 1.0."
+            "the last one aligned to the end; with timeline or events it is the model's own, 1.0 for the embedded one."
         ),
     ] = None
     aggregate: Annotated[Aggregation, pydantic.Field(description="How the windows' scores become one.")] = "mean"

@@ -164,5 +164,5 @@ def _describe_error(details: Mapping[str, object], origins: Mapping[str, str]) -
 
 
 def _nearest(name: str, known: list[str]) -> str:
-    nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.75)
     return f"; did you mean {nearest[0]}?" if nearest else ""

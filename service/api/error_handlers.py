@@ -14,7 +14,7 @@ from service.answers import ClassifyQuery, ErrorAnswer, ErrorBody, error_body
 from service.errors import ServiceError
 from service.validation import describe_problem, unknown_parameter
 
-CODES = {404: "not_found", 405: "method_not_allowed", 400: "invalid_request"}
+CODES = {404: "not_found", 405: "method_not_allowed", 400: "invalid_request", 426: "upgrade_required"}
 
 
 def error_response(error: ServiceError) -> JSONResponse:

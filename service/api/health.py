@@ -14,12 +14,14 @@ from service.services import Services
 router = APIRouter()
 
 
+@router.head("/health/live", include_in_schema=False)
 @router.get("/health/live")
 async def live() -> HealthAnswer:
     """The process answers."""
     return HealthAnswer(status="live")
 
 
+@router.head("/health/ready", include_in_schema=False)
 @router.get("/health/ready", responses={503: {"model": ErrorAnswer, "description": "Not warm yet, or draining"}})
 async def ready(request: Request) -> HealthAnswer:
     """New work is taken: 503 until the models are warm, and again while draining."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 
-from fastapi import APIRouter, WebSocket
+from fastapi import APIRouter, HTTPException, Request, WebSocket
 from starlette.websockets import WebSocketDisconnect
 
 from service.api.error_handlers import error_response
@@ -68,6 +68,12 @@ async def stream(websocket: WebSocket) -> None:
             services.metrics.stream_closed(outcome)
             seconds = round(driver.session.received_seconds, 3)
             log_event(logger, logging.INFO, "stream closed", outcome=outcome, seconds=seconds)
+
+
+@router.get("/v1/stream", include_in_schema=False)
+async def explain(request: Request) -> None:
+    """Tell a caller without an upgrade what this is."""
+    raise HTTPException(426, "this is a websocket: connect with ws:// or wss://", {"Upgrade": "websocket"})
 
 
 class SocketChannel:

@@ -71,8 +71,11 @@ class Recogniser:
     def _refuse(self) -> str:
         if not self.head:
             raise UnsupportedAudio("nothing stands after the ID3 tag" if self.offset else "there are no bytes")
+        shown = bytes(self.head[:12])
+        seen = repr(shown.decode()) if shown.isascii() and shown.decode().isprintable() else shown.hex(" ")
         raise UnsupportedAudio(
-            f"the first bytes ({self.head[:12].hex(' ')}) are no sound that can be read; readable are {READABLE}"
+            f"the first bytes ({seen}) are no sound that can be read; readable are {READABLE}; "
+            "samples without a header are streamed with their encoding and sample_rate"
         )
 
 

@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from service.audio.formats import Encoding, RawFormat
+from service.audio.formats import ENCODINGS, RawFormat
 from service.errors import InvalidParameter, NotFound, ProtocolViolation
 from service.inference.runner import ModelSpec
 from service.options import Grid, make_selector, make_thresholds, parse_events, resolve_grid
@@ -126,21 +126,34 @@ def _comparable(value: object) -> object:
     return value
 
 
-def is_complete(start: Start) -> bool:
-    """Return whether enough is known to read sound."""
-    return start.encoding == "auto" or (start.encoding is not None and start.sample_rate is not None)
+def find_missing(start: Start) -> InvalidParameter | None:
+    """Return what is missing to read sound, or None when the configuration is complete."""
+    if start.encoding is None:
+        return InvalidParameter(
+            f"encoding is missing: give {', '.join(ENCODINGS)}, or auto for a container (WAV, MP3, WebM and so on), "
+            "in the query or in start",
+            param="encoding",
+        )
+    if start.encoding != "auto" and start.sample_rate is None:
+        return InvalidParameter(
+            f"sample_rate is missing: {start.encoding} sound does not tell it; give it in the query or in start",
+            param="sample_rate",
+        )
+    return None
 
 
 def resolve_start(
     start: Start, models: Mapping[str, ModelSpec], default_model: str, defaults: EventConfig
 ) -> ActiveConfiguration:
-    """Check a complete `start` and fill in the defaults.
+    """Check what the query and `start` said and fill in the defaults.
 
     Raises:
         NotFound: There is no such model.
         InvalidParameter: A value is out of range, or sound cannot be read with what is given.
         UnknownLabel: A label is none of the model's.
     """
+    if missing := find_missing(start):
+        raise missing
     spec = models.get(start.model or default_model)
     if spec is None:
         raise NotFound(f"there is no model {start.model!r}; served are {', '.join(models)}", param="model")
@@ -168,15 +181,11 @@ def resolve_start(
 
 
 def _raw_format(start: Start) -> RawFormat | None:
-    encoding: Encoding
-    if start.encoding is None:
-        raise InvalidParameter("encoding is missing: name one, or auto for a container", param="encoding")
     if start.encoding == "auto":
         for name in ("sample_rate", "channels"):
             if getattr(start, name) is not None:
                 raise InvalidParameter(f"{name} does not go with encoding=auto: a container tells its own", param=name)
         return None
-    encoding = start.encoding
-    if start.sample_rate is None:
-        raise InvalidParameter(f"sample_rate is missing: {encoding} sound does not tell it", param="sample_rate")
-    return RawFormat(encoding, start.sample_rate, 1 if start.channels is None else start.channels)
+    assert start.encoding is not None  # see find_missing
+    assert start.sample_rate is not None
+    return RawFormat(start.encoding, start.sample_rate, 1 if start.channels is None else start.channels)

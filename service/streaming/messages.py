@@ -20,6 +20,7 @@ from service.validation import parameter_error
 PROTOCOL_VERSION = 1
 MAX_TEXT_BYTES = 65_536
 
+StreamEncoding = Literal[Encoding, "auto"]
 OnLag = Literal["skip", "error", "wait"]
 MAX_LABELS = 2000
 """Of one list: more than any model of the field has."""
@@ -47,7 +48,7 @@ class Start(Changeable):
     """`start`, and the query string: the format of the sound and what is wanted of it."""
 
     type: Literal["start"] = "start"
-    encoding: Encoding | Literal["auto"] | None = None
+    encoding: StreamEncoding | None = None
     sample_rate: int | None = None
     channels: int | None = None
     channel: Annotated[int, pydantic.Field(ge=0)] | None = None
@@ -109,6 +110,8 @@ def parse_client_message(text: str) -> ClientMessage:
         raise BadMessage(f"a text message must be a JSON object, not {type(document).__name__}")
     kind = document.get("type")
     model = CLIENT_MESSAGES.get(kind) if isinstance(kind, str) else None
+    if kind is None:
+        raise ProtocolViolation(f"the message has no type; there are {', '.join(CLIENT_MESSAGES)}", param="type")
     if model is None:
         raise ProtocolViolation(
             f"there is no message type {str(kind)[:40]!r}; there are {', '.join(CLIENT_MESSAGES)}", param="type"
@@ -173,7 +176,7 @@ class StreamConfiguration(pydantic.BaseModel):
     model_config = pydantic.ConfigDict(frozen=True)
 
     model: str
-    encoding: Encoding | Literal["auto"]
+    encoding: StreamEncoding
     sample_rate: int | None
     channels: int | None
     channel: int | None

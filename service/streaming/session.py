@@ -30,7 +30,7 @@ from service.inference.runner import FloatArray, Int16Array, ModelSpec
 from service.observer import DropReason
 from service.postprocess.event_config import EventConfig
 from service.streaming.actions import Action, Close, Dropped, FinishAudio, Send
-from service.streaming.configuration import ActiveConfiguration, AudioFormat, is_complete, merge_start, resolve_start
+from service.streaming.configuration import ActiveConfiguration, AudioFormat, find_missing, merge_start, resolve_start
 from service.streaming.messages import (
     Configured,
     ErrorMessage,
@@ -153,7 +153,7 @@ class StreamSession:
         self._opened_at = self._active_at = now
         try:
             self._given = parse_query(query)
-            if is_complete(self._given):
+            if find_missing(self._given) is None:
                 self._begin()
         except ServiceError as error:
             self._fail(error)
@@ -199,7 +199,13 @@ class StreamSession:
             return []
         self._active_at = now
         if self._active is None:
-            self._fail(ProtocolViolation("sound came before the configuration was complete: send start first"))
+            missing = find_missing(self._given)
+            self._fail(
+                ProtocolViolation(
+                    f"sound came before the configuration was complete: {missing.message if missing else 'send start first'}",
+                    param=missing.param if missing else None,
+                )
+            )
         elif num_bytes > self._limits.max_frame_bytes:
             self._finish(
                 BodyTooLarge(

@@ -236,3 +236,20 @@ def test_no_error_of_the_embedded_service_names_a_path(embedded_server: ServiceP
         response = httpx.post(f"{embedded_server.url}/v1/classify", content=body)
         expect_error(response, response.status_code, response.json()["error"]["code"])
         assert response.status_code in (400, 415, 422)
+
+
+def test_a_stream_without_an_upgrade_is_told_what_it_is(fake_server: AppServer) -> None:
+    response = httpx.get(f"{fake_server.url}/v1/stream")
+    assert "ws://" in expect_error(response, 426, "upgrade_required")
+    assert response.headers["upgrade"] == "websocket"
+
+
+@pytest.mark.parametrize("path", ["/health/live", "/health/ready"])
+def test_health_may_be_asked_without_a_body(fake_server: AppServer, path: str) -> None:
+    response = httpx.head(fake_server.url + path)
+    assert (response.status_code, response.content) == (200, b"")
+
+
+def test_text_in_place_of_sound_is_shown_as_text(fake_server: AppServer) -> None:
+    message = expect_error(httpx.post(f"{fake_server.url}/v1/classify", content=b"just some text\n"), 415, "unsupported_audio")
+    assert "'just some te'" in message

@@ -138,6 +138,28 @@ def test_sound_before_the_configuration_is_4400():
     assert driven.close.code == 4400
 
 
+@pytest.mark.parametrize(
+    ("query", "param"), [({}, "encoding"), ({"encoding": "s16le"}, "sample_rate"), ({"sample_rate": "8000"}, "encoding")]
+)
+def test_sound_before_the_configuration_is_told_what_is_missing(query, param):
+    driven = DrivenSession(query)
+    driven.second()
+    assert driven.messages[-1]["param"] == param
+    assert f"{param} is missing" in driven.messages[-1]["message"]
+
+
+def test_an_unknown_encoding_is_told_of_all_there_are():
+    driven = DrivenSession({"encoding": "pcm"})
+    for name in ("s16le", "alaw", "auto"):
+        assert f"'{name}'" in driven.messages[-1]["message"]
+
+
+def test_a_message_without_a_type_is_told_so():
+    driven = DrivenSession()
+    driven.text('{"typ": "stop"}')
+    assert "has no type" in driven.messages[-1]["message"]
+
+
 def test_start_after_sound_is_4400():
     driven = DrivenSession()
     driven.second()
