@@ -46,7 +46,7 @@ format: $(VENV)/.dev
 
 export: $(VENV)/.dev
 	$(BIN)/sonotag export $(CHECKPOINT) $(BUNDLE) --precision fp32
-	$(BIN)/sonotag export $(CHECKPOINT) build/$(notdir $(BUNDLE)) --precision fp32 fp16 int8
+	$(BIN)/sonotag export $(CHECKPOINT) build/$(notdir $(BUNDLE)) --precision fp32,fp16,int8
 
 wheel: $(VENV)/.dev
 	$(BIN)/python -m build --wheel --no-isolation --outdir dist

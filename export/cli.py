@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from export.errors import ExportError
+from service.inference.runner import Precision
 
 _MODEL_SIZES = ("tiny224", "small224", "base224", "base384")
 
@@ -39,6 +40,14 @@ def main(arguments: Sequence[str]) -> int:
         print("error: interrupted; nothing was written", file=sys.stderr)
         return 130
     return 0
+
+
+def _precisions(text: str) -> tuple[Precision, ...]:
+    known: dict[str, Precision] = {"fp32": "fp32", "fp16": "fp16", "int8": "int8"}
+    try:
+        return tuple(dict.fromkeys(known[name] for name in text.split(",")))
+    except KeyError as error:
+        raise argparse.ArgumentTypeError(f"{error} is none of {', '.join(known)}, separated by commas") from None
 
 
 def _positive(text: str) -> float:
@@ -76,10 +85,10 @@ def _export_parser() -> argparse.ArgumentParser:
     parser.add_argument("--name", type=_bundle_name, help="the bundle's name (default: the checkpoint's)")
     parser.add_argument(
         "--precision",
-        nargs="+",
-        choices=("fp32", "fp16", "int8"),
+        type=_precisions,
+        metavar="NAMES",
         default=("fp32", "fp16"),
-        help="which graphs (default: fp32, which serves CPUs, and fp16, which serves GPUs)",
+        help="which graphs, of fp32,fp16,int8 (default: fp32, which serves CPUs, and fp16, which serves GPUs)",
     )
     parser.add_argument(
         "--window", type=_positive, metavar="SECONDS", help="another window: positions are cropped in the middle or stretched"
@@ -118,7 +127,7 @@ def _export(options: argparse.Namespace) -> None:
         request = Request(
             source=options.checkpoint,
             target=options.out,
-            precisions=tuple(dict.fromkeys(options.precision)),
+            precisions=options.precision,
             name=options.name,
             window_seconds=options.window,
             hop_seconds=options.hop,

@@ -9,6 +9,7 @@ import torch
 
 from export.cli import main
 from export.pipeline import bundle_name
+from service.inference.bundle import open_bundle
 from tests.support.checkpoints import Spec, random_tensors, random_vit, write_checkpoint
 from tests.support.shared import REPOSITORY
 
@@ -105,6 +106,7 @@ def test_an_evaluation_folder_without_a_list_is_refused_before_the_work(
         [],
         ["a"],
         ["a", "b", "--precision", "fp8"],
+        ["a", "b", "--precision", "fp32,"],
         ["a", "b", "--window", "0"],
         ["a", "b", "--window", "x"],
         ["a", "b", "--name", "a/b"],
@@ -117,6 +119,12 @@ def test_a_wrong_argument_is_exit_code_2(arguments: list[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         main(arguments)
     assert caught.value.code == 2
+
+
+def test_several_precisions_are_named_with_commas(tmp_path: Path) -> None:
+    checkpoint = str(write_checkpoint(tmp_path / "a"))
+    assert main(["--precision", "fp32,int8,fp32", checkpoint, str(tmp_path / "b")]) == 0
+    assert set(open_bundle(tmp_path / "b").manifest.precisions) == {"fp32", "int8"}
 
 
 def test_a_failed_init_leaves_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
