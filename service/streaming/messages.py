@@ -226,7 +226,7 @@ class Configured(ServerMessage):
     """`configuration`: the answer to `update`; what ends after `from` is treated so."""
 
     type: Literal["configuration"] = "configuration"
-    from_: float = pydantic.Field(serialization_alias="from")
+    from_: float = pydantic.Field(validation_alias="from", serialization_alias="from")
     configuration: StreamConfiguration
 
 

@@ -1,0 +1,179 @@
+"""The client for programs with an event loop."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncGenerator, Iterable, Mapping
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Generic, TypeVar, Unpack
+from urllib.parse import urlsplit
+
+import httpx
+import pydantic
+
+from service.answers import ClassifyQuery, ClipAnswer
+from service.client.errors import BadAnswer, Unreachable, response_error
+from service.client.fields import ClassifyFields, StartFields, make_query, make_start, query_items
+from service.client.retry import Retry
+from service.client.sounds import Clip, LiveSource, Payload, make_payload, open_live
+from service.client.streams import open_stream, run_stream
+from service.errors import InvalidParameter, ServiceError
+from service.streaming.messages import ServerMessage
+
+DEFAULT_URL = "http://127.0.0.1:8000"
+DEFAULT_TIMEOUT_SECONDS = 600.0
+"""How long a server may be silent while it scores a clip: one of two hours takes minutes on a small machine."""
+CONNECT_SECONDS = 10.0
+DEFAULT_CONCURRENCY = 4
+
+ClipT = TypeVar("ClipT", bound=Clip)
+
+
+@dataclass(frozen=True, slots=True)
+class Classified(Generic[ClipT]):
+    """What became of one of several clips: an answer, or why there is none.
+
+    Attributes:
+        clip: As it was given.
+        answer: None where there is an error.
+        error: None where there is an answer.
+    """
+
+    clip: ClipT
+    answer: ClipAnswer | None
+    error: ServiceError | OSError | None
+
+
+class AsyncClient:
+    """A Sonotag service; a context manager. Any number of calls may be under way at once.
+
+    Args:
+        url: Where it is; with a path, where a proxy serves it under one.
+        headers: Sent with everything, such as what a proxy asks for.
+        retry: When requests are repeated.
+        timeout_seconds: How long the server may be silent before a request has failed.
+
+    Raises:
+        InvalidParameter: The address is none of HTTP.
+    """
+
+    def __init__(
+        self,
+        url: str = DEFAULT_URL,
+        *,
+        headers: Mapping[str, str] | None = None,
+        retry: Retry | None = None,
+        timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS,
+    ) -> None:
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise InvalidParameter(f"the address of a service begins with http:// or https://; got {url[:80]!r}", param="url")
+        self._url = url.rstrip("/")
+        self._headers = dict(headers or {})
+        self._retry = retry or Retry()
+        timeout = httpx.Timeout(timeout_seconds, connect=CONNECT_SECONDS, pool=None)
+        self._http = httpx.AsyncClient(headers=self._headers, timeout=timeout)
+
+    async def __aenter__(self) -> AsyncClient:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._http.aclose()
+
+    async def classify(self, clip: Clip, *, sample_rate: int | None = None, **fields: Unpack[ClassifyFields]) -> ClipAnswer:
+        """Say what is heard in a clip.
+
+        Args:
+            clip: A path, the bytes of a file, an open file, or samples: float in [-1, 1] or int16, `[n]` or `[n, channels]`.
+            sample_rate: Of samples, Hz.
+            fields: What is wanted: the parameters of POST /v1/classify; `events` is a boolean or a mapping.
+
+        Raises:
+            ServiceError: What the server refused it with, or `Unreachable`, after the last try.
+            OSError: The file cannot be read.
+        """
+        return await self.classify_query(clip, make_query(fields), sample_rate=sample_rate)
+
+    async def classify_query(self, clip: Clip, query: ClassifyQuery, *, sample_rate: int | None = None) -> ClipAnswer:
+        """Do as `classify` does, with the parameters in one object."""
+        items, payload = query_items(query), make_payload(clip, sample_rate)
+        return await self._retry.run(lambda: self._classify(payload, items))
+
+    async def classify_many(
+        self, clips: Iterable[ClipT], *, concurrency: int = DEFAULT_CONCURRENCY, **fields: Unpack[ClassifyFields]
+    ) -> AsyncGenerator[Classified[ClipT], None]:
+        """Classify clips, some at a time; yield what became of each, in their order. One that fails does not end the rest.
+
+        Args:
+            clips: Paths, mostly. No more of them is taken than is under way.
+            concurrency: How many are under way at once, those included that wait for an earlier one to be taken.
+            fields: As of `classify`.
+        """
+        query = make_query(fields)
+
+        async def attempt(clip: ClipT) -> Classified[ClipT]:
+            try:
+                return Classified(clip, await self.classify_query(clip, query), None)
+            except (ServiceError, OSError) as error:
+                return Classified(clip, None, error)
+
+        running: deque[asyncio.Task[Classified[ClipT]]] = deque()
+        try:
+            for clip in clips:
+                running.append(asyncio.create_task(attempt(clip)))
+                if len(running) >= concurrency:
+                    yield await running.popleft()
+            while running:
+                yield await running.popleft()
+        finally:
+            for task in running:
+                task.cancel()
+            await asyncio.gather(*running, return_exceptions=True)
+
+    async def stream(
+        self, source: LiveSource, *, sample_rate: int | None = None, **fields: Unpack[StartFields]
+    ) -> AsyncGenerator[ServerMessage, None]:
+        """Stream sound and yield what the server says: `Ready`, `Tags`, `EventMessage`, ..., `Summary`.
+
+        The upgrade is tried again where the server is full. What broke off later is not: nobody has the sound any more.
+
+        Args:
+            source: As a clip, or an iterable (asynchronous or not) of bytes as they come, which may yield `Update`, `Flush`
+                and `KeepAlive` messages between them. Its end is the stream's.
+            sample_rate: Of raw samples, Hz.
+            fields: What is wanted: the fields of `start`. Without `encoding` the bytes are a container, or an array's.
+
+        Raises:
+            ServiceError: The server refused it, or ended it in no good order; what it said before has been yielded.
+        """
+        document: dict[str, object] = dict(fields)
+        if sample_rate is not None:
+            document["sample_rate"] = sample_rate
+        frames = open_live(source, document)
+        start = make_start(document)
+        url = self._url.replace("http", "ws", 1) + "/v1/stream"
+        socket = await self._retry.run(lambda: open_stream(url, self._headers))
+        async with aclosing(run_stream(socket, start, frames)) as messages:
+            async for message in messages:
+                yield message
+
+    async def _classify(self, payload: Payload, items: tuple[tuple[str, str], ...]) -> ClipAnswer:
+        size = {"Content-Length": str(await payload.num_bytes()), "Content-Type": "application/octet-stream"}
+        try:
+            response = await self._http.post(
+                f"{self._url}/v1/classify", params=httpx.QueryParams(items), content=payload.chunks(), headers=size
+            )
+        except httpx.TransportError as error:
+            raise Unreachable(f"no answer from {self._url}: {str(error) or type(error).__name__}") from error
+        if not response.is_success:
+            raise response_error(response.status_code, response.headers, response.content)
+        try:
+            return ClipAnswer.model_validate_json(response.content)
+        except pydantic.ValidationError as error:
+            raise BadAnswer(f"{self._url} answers {response.status_code}, but not as a Sonotag does") from error

@@ -1,0 +1,141 @@
+"""The forms in which a caller has sound, and the bytes that are sent of them."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import os
+from collections.abc import AsyncIterable, AsyncIterator, Iterable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, TypeAlias, cast
+
+import numpy as np
+import numpy.typing as npt
+import soundfile
+
+from service.errors import InvalidParameter
+from service.streaming.messages import ClientMessage
+
+Array: TypeAlias = npt.NDArray[np.generic]
+Clip: TypeAlias = str | os.PathLike[str] | bytes | IO[bytes] | Array
+"""A path, the bytes of a file, a seekable open file, or samples: float in [-1, 1] or int16, `[n]` or `[n, channels]`."""
+Frame: TypeAlias = bytes | ClientMessage
+"""Sound, or what is said between it: `Update`, `Flush`, `KeepAlive` of `service.streaming.messages`."""
+LiveSource: TypeAlias = Clip | Iterable[Frame] | AsyncIterable[Frame]
+
+PIECE_BYTES = 64 * 1024
+"""Of one read and one frame; far below the largest frame that a server takes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Payload:
+    """The body of a request, which can be sent more than once.
+
+    Attributes:
+        path: Where the bytes are.
+        file: Or the file that they are in; the caller's, who leaves it alone meanwhile.
+    """
+
+    path: Path | None
+    file: IO[bytes] | None
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        """Yield the bytes from the first one on.
+
+        Raises:
+            OSError: The file cannot be read.
+        """
+        with ExitStack() as stack:
+            if self.path is not None:
+                path = self.path
+                file: IO[bytes] = stack.enter_context(await asyncio.to_thread(lambda: path.open("rb")))
+            else:
+                assert self.file is not None
+                file = self.file
+                file.seek(0)
+            while data := await asyncio.to_thread(file.read, PIECE_BYTES):
+                yield data
+
+    async def num_bytes(self) -> int:
+        """Return how many bytes there are.
+
+        Raises:
+            OSError: There is no such file, or it is not readable.
+        """
+        if self.file is not None:
+            return self.file.seek(0, os.SEEK_END)
+        assert self.path is not None
+        path = self.path
+        return (await asyncio.to_thread(path.stat)).st_size
+
+
+def make_payload(clip: Clip, sample_rate: int | None) -> Payload:
+    """Return what is sent of a clip; samples are sent as a WAV file.
+
+    Raises:
+        InvalidParameter: Samples without a sample rate, of another type or another shape.
+    """
+    if isinstance(clip, np.ndarray):
+        file = io.BytesIO()
+        is_integer, samples = _check(clip, sample_rate)
+        assert sample_rate is not None
+        soundfile.write(file, samples, sample_rate, format="WAV", subtype="PCM_16" if is_integer else "FLOAT")
+        return Payload(None, file)
+    if sample_rate is not None:
+        raise InvalidParameter("sample_rate goes with an array of samples: a file tells its own", param="sample_rate")
+    if isinstance(clip, bytes):
+        return Payload(None, io.BytesIO(clip))
+    if isinstance(clip, (str, os.PathLike)):
+        return Payload(Path(clip), None)
+    return Payload(None, clip)
+
+
+def open_live(source: LiveSource, fields: dict[str, object]) -> AsyncIterator[Frame]:
+    """Return the frames of a stream; for samples `encoding` and `channels` are added to the fields of its `start`.
+
+    What is there already is scored without loss, however long it takes (``on_lag="wait"``), unless the fields say otherwise.
+
+    Raises:
+        InvalidParameter: As of `make_payload`.
+    """
+    if isinstance(source, np.ndarray):
+        rate = fields.get("sample_rate")
+        is_integer, samples = _check(source, rate if isinstance(rate, int) else None)
+        fields["encoding"] = "s16le" if is_integer else "f32le"
+        fields["channels"] = 1 if samples.ndim == 1 else samples.shape[1]
+        source = samples.astype("<i2" if is_integer else "<f4").tobytes()
+    if isinstance(source, (str, os.PathLike, bytes)):
+        fields.setdefault("on_lag", "wait")
+        return make_payload(source, None).chunks()
+    if isinstance(source, AsyncIterable):
+        return aiter(source)
+    if hasattr(source, "read"):
+        return _read(cast(IO[bytes], source))
+    return _take(cast(Iterable[Frame], source))
+
+
+async def _read(file: IO[bytes]) -> AsyncIterator[bytes]:
+    """Yield what an open file or pipe holds, each piece when it is there."""
+    read = getattr(file, "read1", file.read)
+    while data := await asyncio.to_thread(read, PIECE_BYTES):
+        yield data
+
+
+async def _take(frames: Iterable[Frame]) -> AsyncIterator[Frame]:
+    iterator = iter(frames)
+    while (frame := await asyncio.to_thread(next, iterator, None)) is not None:
+        yield frame
+
+
+def _check(samples: Array, sample_rate: int | None) -> tuple[bool, Array]:
+    if sample_rate is None:
+        raise InvalidParameter("an array of samples needs its sample_rate", param="sample_rate")
+    if samples.ndim not in (1, 2):
+        raise InvalidParameter(f"the samples have the shape {samples.shape}; [n] or [n, channels] is expected")
+    if samples.dtype == np.int16:
+        return True, samples
+    if not np.issubdtype(samples.dtype, np.floating):
+        raise InvalidParameter(f"the samples are {samples.dtype}; float in [-1, 1] or int16 is expected")
+    return False, samples.astype(np.float32)
