@@ -13,7 +13,7 @@ from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import FileResponse
 
-from service.api import health, rest, websocket
+from service.api import asyncapi, health, rest, websocket
 from service.api.error_handlers import add_error_handlers
 from service.api.middleware import RequestContext, RootPath
 from service.errors import InvalidParameter, SettingsError, StartError
@@ -68,7 +68,7 @@ def create_app(settings: Settings, *, runner: Runner | None = None) -> FastAPI:
     app.state.lifecycle = lifecycle
     app.state.metrics = metrics
     add_error_handlers(app)
-    for module in (rest, websocket, health):
+    for module in (rest, websocket, asyncapi, health):
         app.include_router(module.router)
     app.add_api_route("/", _index, include_in_schema=False)
     app.add_middleware(RequestContext, services=services)
