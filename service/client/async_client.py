@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator, Iterable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Generic, TypeVar, Unpack
@@ -17,10 +17,10 @@ from service.answers import ClassifyQuery, ClipAnswer
 from service.client.errors import BadAnswer, Unreachable, response_error
 from service.client.fields import ClassifyFields, StartFields, make_query, make_start, query_items
 from service.client.retry import Retry
-from service.client.sounds import Clip, LiveSource, Payload, make_payload, open_live
+from service.client.sounds import Clip, Frame, LiveSource, Payload, make_payload, open_live
 from service.client.streams import open_stream, run_stream
 from service.errors import InvalidParameter, ServiceError
-from service.streaming.messages import ServerMessage
+from service.streaming.messages import ServerMessage, Start
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 DEFAULT_TIMEOUT_SECONDS = 600.0
@@ -67,9 +67,7 @@ class AsyncClient:
         retry: Retry | None = None,
         timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS,
     ) -> None:
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise InvalidParameter(f"the address of a service begins with http:// or https://; got {url[:80]!r}", param="url")
+        check_address(url)
         self._url = url.rstrip("/")
         self._headers = dict(headers or {})
         self._retry = retry or Retry()
@@ -156,7 +154,12 @@ class AsyncClient:
         if sample_rate is not None:
             document["sample_rate"] = sample_rate
         frames = open_live(source, document)
-        start = make_start(document)
+        async with aclosing(self.stream_frames(frames, make_start(document))) as messages:
+            async for message in messages:
+                yield message
+
+    async def stream_frames(self, frames: AsyncIterator[Frame], start: Start) -> AsyncGenerator[ServerMessage, None]:
+        """Do as `stream` does, with the configuration in one object."""
         url = self._url.replace("http", "ws", 1) + "/v1/stream"
         socket = await self._retry.run(lambda: open_stream(url, self._headers))
         async with aclosing(run_stream(socket, start, frames)) as messages:
@@ -177,3 +180,18 @@ class AsyncClient:
             return ClipAnswer.model_validate_json(response.content)
         except pydantic.ValidationError as error:
             raise BadAnswer(f"{self._url} answers {response.status_code}, but not as a Sonotag does") from error
+
+
+def check_address(url: str) -> None:
+    """Refuse what cannot be the address of a service.
+
+    Raises:
+        InvalidParameter: It is no HTTP address.
+    """
+    try:
+        parts = urlsplit(url)
+        is_address = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # a port that is no number
+        is_address = False
+    if not is_address:
+        raise InvalidParameter(f"the address of a service is like http://HOST:PORT; got {url[:80]!r}", param="url")

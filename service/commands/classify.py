@@ -1,4 +1,4 @@
-"""`sonotag classify`: say what is heard in files, in this process: a table, JSON lines or CSV.
+"""`sonotag classify`: say what is heard in files, in this process or by a service (--url): a table, JSON lines or CSV.
 
 Folders are searched all the way down; `-` reads one file from standard input. A file that cannot be scored is reported and
 the rest goes on; the exit code is 1 then. The flags and the numbers are those of POST /v1/classify.
@@ -16,20 +16,19 @@ import pydantic
 
 from service import exit_codes
 from service.answers import ClassifyQuery, ClipAnswer, ErrorBody, error_body
-from service.clips import answer_clip, make_plan, open_clip
+from service.client import AsyncClient, BadAnswer, Unreachable
+from service.client.async_client import DEFAULT_CONCURRENCY
 from service.commands.clip_output import ClipOutput, CsvOutput, JsonOutput, TableOutput
-from service.commands.local_engine import add_engine_flags, ending_at_once, open_engine
+from service.commands.clip_work import ClipWork, RemoteWork, open_local_work
+from service.commands.local_engine import add_engine_flags, ending_at_once
 from service.commands.progress import ProgressBar
 from service.commands.query_flags import add_query_flags, query_items
+from service.commands.remote import add_url_flag, check_url_flags
 from service.commands.setting_flags import read_settings
 from service.commands.sound_files import STANDARD_INPUT, SoundFile, find_sound_files
-from service.engine import Engine
 from service.errors import InvalidParameter, NotFound, ServiceError
-from service.inference.batcher import Batcher, Reservation
-from service.inference.policy import Priority
 from service.postprocess.scores import Aggregation
 from service.settings import Settings
-from service.tagger import MAX_PLACES, ClipPlan
 from service.validation import parameter_error
 
 CONCURRENCY = 2
@@ -57,6 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--event-options", metavar="JSON", help='what counts as an event, such as {"onset_threshold": 0.4}; implies --events'
     )
     group.add_argument("--embedding", action="store_true", help="print the embedding too; with --json only")
+    add_url_flag(parser)
     add_engine_flags(parser)
 
 
@@ -69,6 +69,7 @@ def run(args: argparse.Namespace) -> int:
     """
     settings = read_settings(args, quiet=True)
     try:
+        check_url_flags(args)
         query = _make_query(args)
         if STANDARD_INPUT in args.paths and sys.stdin.isatty():
             raise InvalidParameter("- reads a file from standard input, which is a terminal here: sonotag classify - < FILE")
@@ -78,7 +79,7 @@ def run(args: argparse.Namespace) -> int:
             print(f"sonotag classify: there is no file in {', '.join(args.paths)}", file=sys.stderr)
             return exit_codes.FAILURE
         with ending_at_once(), ProgressBar(len(files)) as bar:
-            return asyncio.run(_classify(files, query, settings, _make_output(args), bar))
+            return asyncio.run(_classify(files, query, args, settings, bar))
     except (InvalidParameter, NotFound) as error:
         print(f"sonotag classify: {error.message}", file=sys.stderr)
         return exit_codes.USAGE
@@ -107,17 +108,17 @@ def _make_output(args: argparse.Namespace) -> ClipOutput:
 
 
 async def _classify(
-    files: list[SoundFile], query: ClassifyQuery, settings: Settings, output: ClipOutput, bar: ProgressBar
+    files: list[SoundFile], query: ClassifyQuery, args: argparse.Namespace, settings: Settings, bar: ProgressBar
 ) -> int:
-    async with open_engine(settings, query.model) as engine:
-        batcher = engine.catalog.get(query.model)
-        plan = make_plan(batcher.spec, query, settings.events)
-        with batcher.reserve(min(MAX_PLACES, batcher.max_places(Priority.BULK)), Priority.BULK) as reservation:
-            work = _Work(engine, batcher, reservation, plan, query, bar)
-            return await _write_answers(files, work, output, bar)
+    output = _make_output(args)
+    if args.url is None:
+        async with open_local_work(query, settings) as work:
+            return await _write_answers(files, work, output, bar, CONCURRENCY)
+    async with AsyncClient(args.url) as client:
+        return await _write_answers(files, RemoteWork(client, query), output, bar, DEFAULT_CONCURRENCY)
 
 
-async def _write_answers(files: list[SoundFile], work: _Work, output: ClipOutput, bar: ProgressBar) -> int:
+async def _write_answers(files: list[SoundFile], work: ClipWork, output: ClipOutput, bar: ProgressBar, concurrency: int) -> int:
     """Score some files at a time and write their answers in the order of the files."""
     code = exit_codes.OK
     _write(output.head(), bar)
@@ -125,9 +126,9 @@ async def _write_answers(files: list[SoundFile], work: _Work, output: ClipOutput
     running: deque[tuple[SoundFile, asyncio.Task[ClipAnswer | ErrorBody]]] = deque()
     try:
         while waiting or running:
-            while waiting and len(running) < CONCURRENCY:
+            while waiting and len(running) < concurrency:
                 index, file = waiting.popleft()
-                running.append((file, asyncio.create_task(work.answer(index, file))))
+                running.append((file, asyncio.create_task(_answer(work, index, file, bar))))
             file, task = running[0]
             result = await task
             running.popleft()
@@ -145,48 +146,38 @@ async def _write_answers(files: list[SoundFile], work: _Work, output: ClipOutput
     return code
 
 
+async def _answer(work: ClipWork, index: int, file: SoundFile, bar: ProgressBar) -> ClipAnswer | ErrorBody:
+    """Score one file; return its answer, or why there is none.
+
+    Raises:
+        ServiceError: It is no fault of the file: the next one would meet it too.
+    """
+
+    def report(fraction: float) -> None:
+        bar.update(index, file.name, fraction)
+
+    report(0.0)
+    try:
+        return await work.score(file, report)
+    except ServiceError as error:
+        if _concerns_all(error):
+            raise
+        return error_body(error)
+    except OSError as error:
+        return ErrorBody(code="unreadable", message=error.strerror or str(error))
+    finally:
+        report(1.0)
+
+
+def _concerns_all(error: ServiceError) -> bool:
+    """Return whether a service says of one file what it would say of every one."""
+    if isinstance(error, (InvalidParameter, NotFound)):
+        return error.param not in ("channel", "timeline", None)  # which a file lacks, or which is too long for one answer
+    return isinstance(error, (Unreachable, BadAnswer))
+
+
 def _write(text: str, bar: ProgressBar) -> None:
     if text:
         with bar.hidden():
             sys.stdout.write(text)
             sys.stdout.flush()  # whoever reads a pipe sees each file as it is done
-
-
-class _Work:
-    """What every file of one command is scored with."""
-
-    def __init__(
-        self,
-        engine: Engine,
-        batcher: Batcher,
-        reservation: Reservation,
-        plan: ClipPlan,
-        query: ClassifyQuery,
-        bar: ProgressBar,
-    ) -> None:
-        self._engine = engine
-        self._batcher = batcher
-        self._reservation = reservation
-        self._plan = plan
-        self._query = query
-        self._bar = bar
-
-    async def answer(self, index: int, file: SoundFile) -> ClipAnswer | ErrorBody:
-        """Score one file; return its answer, or why there is none."""
-
-        def report(fraction: float) -> None:
-            self._bar.update(index, file.name, fraction)
-
-        engine, query = self._engine, self._query
-        report(0.0)
-        try:
-            with await engine.run(file.open) as opened:
-                clip_context = open_clip(engine, self._batcher, opened, self._plan, query.channel, self._reservation)
-                async with clip_context as clip:
-                    return await answer_clip(engine, clip, timeline=query.timeline, on_progress=report)
-        except ServiceError as error:
-            return error_body(error)
-        except OSError as error:
-            return ErrorBody(code="unreadable", message=error.strerror or str(error))
-        finally:
-            report(1.0)

@@ -1,8 +1,8 @@
-"""`sonotag listen`: say what is heard in sound as it comes, in this process: tags each hop, events when they begin and end.
+"""`sonotag listen`: say what is heard in sound as it comes: tags each hop, events when they begin and end.
 
-A file is played at its own speed, as a live stream would come. `-` (or a named pipe) reads standard input: a container, or raw
-samples with --encoding, --sample-rate and --channels. Control-C ends it: what came is scored, the summary is the last line;
-a second one ends it at once.
+It is scored in this process, or by a service (--url). A file is played at its own speed, as a live stream would come. `-` (or
+a named pipe) reads standard input: a container, or raw samples with --encoding, --sample-rate and --channels. Control-C ends
+it: what came is scored, the summary is the last line; a second one ends it at once.
 """
 
 from __future__ import annotations
@@ -12,25 +12,28 @@ import asyncio
 import secrets
 import signal
 import sys
-from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import get_args
 
 from service import exit_codes
 from service.audio.formats import ENCODINGS, RawFormat
-from service.commands.listen_output import JsonLines, ListenOutput, TextLines
+from service.client import AsyncClient
+from service.commands.listen_output import JsonLines, MessagePrinter, TextLines
 from service.commands.listen_sources import Source, open_file, open_pipe
-from service.commands.local_engine import add_engine_flags, ending_at_once, open_engine
+from service.commands.local_engine import add_engine_flags, ending_at_once, open_engine, open_pool
 from service.commands.query_flags import add_query_flags, query_items
+from service.commands.remote import add_url_flag, check_url_flags, until_stopped
 from service.commands.setting_flags import read_settings
 from service.commands.sound_files import STANDARD_INPUT, is_pipe
 from service.engine import Engine
-from service.errors import InvalidParameter, NotFound
+from service.errors import InvalidParameter, NotFound, ServiceError
 from service.settings import Settings
 from service.streaming.configuration import DEFAULT_THRESHOLD, DEFAULT_TOP_K
 from service.streaming.driver import StreamDriver
-from service.streaming.messages import ErrorMessage, OnLag, ServerMessage, Stop
+from service.streaming.messages import OnLag, ServerMessage, Stop, parse_query
 
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -64,6 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=get_args(OnLag),
         help="what happens when the model is too slow. Default: skip, and wait for a file with --pace 0",
     )
+    add_url_flag(parser)
     add_engine_flags(parser)
 
 
@@ -92,6 +96,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _check(args: argparse.Namespace) -> None:
     """Refuse what can be refused before the model is loaded."""
+    check_url_flags(args)
     if not 0 <= args.pace <= 1000:
         raise InvalidParameter(f"--pace is {args.pace:g}; it must be from 0 to 1000", param="pace")
     if args.source == STANDARD_INPUT and sys.stdin.isatty():
@@ -140,30 +145,53 @@ def _choices(args: argparse.Namespace) -> list[tuple[str, str]]:
 
 
 async def _listen(args: argparse.Namespace, settings: Settings) -> int:
-    output = JsonLines() if args.json else TextLines()
+    printer = MessagePrinter(JsonLines() if args.json else TextLines())
+    if args.url is not None:
+        return await _listen_remotely(args, settings, printer)
     async with open_engine(settings, args.model) as engine, _open_source(args, engine) as source:
-        channel = LocalChannel(engine, source, output)
+        channel = LocalChannel(engine, source, printer)
         driver = StreamDriver(engine, channel, secrets.token_hex(8))
-        _stop_on_signals(driver)
+        _on_first_signal(driver.stop)
         await driver.run(source.query + _choices(args))
     if channel.trouble is not None:
         raise channel.trouble
-    if driver.close_code == 4400:
+    return _exit_code(driver.close_code, printer)
+
+
+async def _listen_remotely(args: argparse.Namespace, settings: Settings, printer: MessagePrinter) -> int:
+    stopped = asyncio.Event()
+    async with open_pool(settings) as engine, _open_source(args, engine) as source, AsyncClient(args.url) as client:
+        start = parse_query(source.query + _choices(args))
+        _on_first_signal(stopped.set)
+        messages = client.stream_frames(until_stopped(source.frames, stopped), start)
+        try:
+            async with aclosing(messages):
+                async for message in messages:
+                    await engine.run(partial(printer.write, message))
+        except ServiceError as error:
+            if not printer.num_errors:
+                raise  # nobody has said it
+            return _exit_code(error.close_code, printer)
+    return _exit_code(1000, printer)
+
+
+def _exit_code(close_code: int | None, printer: MessagePrinter) -> int:
+    if close_code == 4400:
         return exit_codes.USAGE
-    return exit_codes.OK if driver.close_code == 1000 and not channel.num_errors else exit_codes.FAILURE
+    return exit_codes.OK if close_code == 1000 and not printer.num_errors else exit_codes.FAILURE
 
 
-def _stop_on_signals(driver: StreamDriver) -> None:
+def _on_first_signal(stop: Callable[[], None]) -> None:
     """Let the first signal end the stream in good order, and the second one end the process."""
     loop = asyncio.get_running_loop()
 
-    def stop() -> None:
+    def obey() -> None:
         for number in _STOP_SIGNALS:
             loop.remove_signal_handler(number)
-        driver.stop()
+        stop()
 
     for number in _STOP_SIGNALS:
-        loop.add_signal_handler(number, stop)
+        loop.add_signal_handler(number, obey)
 
 
 class LocalChannel:
@@ -172,18 +200,16 @@ class LocalChannel:
     Args:
         engine: A pool to write in: a pipe that nobody reads must not hold the model.
         source: The sound.
-        output: How messages are printed.
+        printer: Where messages go.
 
     Attributes:
-        num_errors: Messages of type `error` so far.
         trouble: What ended the input or the output, if it was no end in good order.
     """
 
-    def __init__(self, engine: Engine, source: Source, output: ListenOutput) -> None:
+    def __init__(self, engine: Engine, source: Source, printer: MessagePrinter) -> None:
         self._engine = engine
         self._source = source
-        self._output = output
-        self.num_errors = 0
+        self._printer = printer
         self.trouble: OSError | None = None
 
     async def receive(self) -> str | bytes:
@@ -197,21 +223,11 @@ class LocalChannel:
 
     async def send(self, message: ServerMessage) -> None:
         """See `Channel`."""
-        self.num_errors += isinstance(message, ErrorMessage)
         try:
-            await self._engine.run(lambda: self._write(message))
+            await self._engine.run(lambda: self._printer.write(message))
         except OSError as error:
             self.trouble = error
             raise
 
     async def close(self, code: int, reason: str) -> None:
         """See `Channel`. What there is to say was sent."""
-
-    def _write(self, message: ServerMessage) -> None:
-        output, error = self._output.lines(message)
-        if error:
-            sys.stderr.write(error)
-            sys.stderr.flush()
-        if output:
-            sys.stdout.write(output)
-            sys.stdout.flush()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import NamedTuple, Protocol
 
 from service.streaming.messages import ErrorMessage, EventMessage, ServerMessage, Summary, Tags, Warn
@@ -49,6 +50,36 @@ class TextLines:
             case Summary():
                 return Lines(_summary_line(message))
         return Lines()
+
+
+class MessagePrinter:
+    """Prints messages.
+
+    Args:
+        output: How.
+
+    Attributes:
+        num_errors: Messages of type `error` so far.
+    """
+
+    def __init__(self, output: ListenOutput) -> None:
+        self._output = output
+        self.num_errors = 0
+
+    def write(self, message: ServerMessage) -> None:
+        """Print a message; blocks while nobody reads.
+
+        Raises:
+            OSError: Nobody reads any more.
+        """
+        self.num_errors += isinstance(message, ErrorMessage)
+        output, error = self._output.lines(message)
+        if error:
+            sys.stderr.write(error)
+            sys.stderr.flush()
+        if output:
+            sys.stdout.write(output)
+            sys.stdout.flush()
 
 
 def _error_line(error: ErrorMessage) -> str:

@@ -54,12 +54,18 @@ async def open_engine(settings: Settings, model: str | None) -> AsyncIterator[En
             "max_stream_seconds": UNLIMITED_SECONDS,
         }
     )
-    observer = NullObserver()
-    executor = ThreadPoolExecutor(POOL_THREADS, thread_name_prefix="decode")
-    engine = Engine(settings=unlimited, metrics=observer, executor=executor)
-    try:
-        engine.catalog = await asyncio.to_thread(open_catalog, {name: folders[name]}, settings, observer)
+    async with open_pool(unlimited) as engine:
+        engine.catalog = await asyncio.to_thread(open_catalog, {name: folders[name]}, settings, engine.metrics)
         engine.catalog.start()
+        yield engine
+
+
+@asynccontextmanager
+async def open_pool(settings: Settings) -> AsyncIterator[Engine]:
+    """Open an engine without a model, which decodes and waits and scores nothing, for as long as the context is open."""
+    executor = ThreadPoolExecutor(POOL_THREADS, thread_name_prefix="decode")
+    engine = Engine(settings=settings, metrics=NullObserver(), executor=executor)
+    try:
         yield engine
     finally:
         await engine.close()

@@ -10,7 +10,7 @@ from service.logs import configure_logging
 from service.settings import Settings, describe_range
 from service.settings_source import find_unknown_variables, flag_of, format_value, is_secret, load_settings, variable_of
 
-_PREFIX = "setting_"
+PREFIX = "setting_"
 _logger = logging.getLogger(__name__)
 
 
@@ -27,9 +27,7 @@ def add_setting_flags(parser: argparse.ArgumentParser, names: Iterable[str] | No
         default = format_value(info.get_default(call_default_factory=True))
         shown = "" if is_secret(name) or not default else f" Default: {default}."
         text = f"{info.description} {variable_of(name)}, {describe_range(name)}.{shown}"
-        group.add_argument(
-            flag_of(name), dest=_PREFIX + name, metavar=name.split("_")[-1].upper(), help=text.replace("%", "%%")
-        )
+        group.add_argument(flag_of(name), dest=PREFIX + name, metavar=name.split("_")[-1].upper(), help=text.replace("%", "%%"))
 
 
 def read_settings(args: argparse.Namespace, *, quiet: bool = False) -> Settings:
@@ -43,9 +41,7 @@ def read_settings(args: argparse.Namespace, *, quiet: bool = False) -> Settings:
         SettingsError: A value is not allowed.
     """
     flags = {
-        name.removeprefix(_PREFIX): value
-        for name, value in vars(args).items()
-        if name.startswith(_PREFIX) and value is not None
+        name.removeprefix(PREFIX): value for name, value in vars(args).items() if name.startswith(PREFIX) and value is not None
     }
     settings = load_settings(flags)
     is_chosen = "log_level" in settings.origins

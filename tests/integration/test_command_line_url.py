@@ -1,0 +1,150 @@
+"""`--url`: the commands print the same, whether a model here or a service scores the sound."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from service import exit_codes
+from tests.support.command import Done, run_sonotag, start_sonotag
+from tests.support.process import ServiceProcess
+from tests.support.rest import wav
+from tests.support.shared import REPOSITORY
+from tests.support.sounds import noise, write_wav
+
+SPEECH = str(REPOSITORY / "examples" / "speech.wav")
+CROW = str(REPOSITORY / "examples" / "crow.flac")
+
+
+def both(url: str, *arguments: str, cwd: Path, data: bytes = b"") -> tuple[Done, Done]:
+    """Run a command line here and by a service."""
+    return (
+        run_sonotag(*arguments, cwd=cwd, data=data),
+        run_sonotag(*arguments, "--url", url, cwd=cwd, data=data),
+    )
+
+
+def numbers(text: str) -> list[object]:
+    """Return text as words, and numbers that compare equal where they differ by a rounding."""
+    parts = re.split(r"(-?\d+\.\d+(?:e-?\d+)?)", text)
+    return [pytest.approx(float(part), abs=2e-4) if index % 2 else part for index, part in enumerate(parts)]
+
+
+def floats(text: str) -> list[object]:
+    parts = re.split(r"(-?\d+\.\d+(?:e-?\d+)?)", text)
+    return [float(part) if index % 2 else part for index, part in enumerate(parts)]
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ("--json", "--timeline", "--events", "--hop", "1", "--window", "2"),
+        (
+            "--csv",
+            "--event-options",
+            '{"onset_threshold": 0.3, "offset_threshold": 0.2}',
+            "--label",
+            "Speech",
+            "--label",
+            "Crow",
+        ),
+        ("--aggregate", "max", "--top-k", "3"),
+    ],
+)
+def test_classify_prints_the_same_as_without_a_service(
+    flags: tuple[str, ...], embedded_server: ServiceProcess, tmp_path: Path
+) -> None:
+    (tmp_path / "text.txt").write_text("no sound " * 1000)
+    write_wav(tmp_path / "noise.wav", noise(2, 16_000), 16_000)
+    paths = [SPEECH, CROW, str(tmp_path), "missing.wav", "-"]
+    here, there = both(embedded_server.url, "classify", *flags, *paths, cwd=tmp_path, data=wav(np.full(16_000, 1000, np.int16)))
+    assert (there.code, there.errors) == (here.code, here.errors)
+    assert here.code == exit_codes.FAILURE
+    assert floats(there.output) == numbers(here.output)
+
+
+@pytest.mark.parametrize("flags", [(), ("--json",)])
+def test_listen_prints_the_same_as_without_a_service(
+    flags: tuple[str, ...], embedded_server: ServiceProcess, tmp_path: Path
+) -> None:
+    arguments = ("listen", "--pace", "0", "--hop", "0.5", "--top-k", "2", *flags, SPEECH)
+    here, there = both(embedded_server.url, *arguments, cwd=tmp_path)
+    assert (there.code, there.errors) == (here.code, here.errors) == (exit_codes.OK, "")
+    if not flags:
+        assert floats(there.output) == numbers(here.output)
+        return
+    for mine, theirs in zip(messages(here), messages(there), strict=True):
+        for own in ("session_id", "limits", "lag_ms"):
+            assert (own in mine) == (own in theirs)
+            mine.pop(own, None), theirs.pop(own, None)
+        assert floats(json.dumps(theirs)) == numbers(json.dumps(mine))
+
+
+def messages(done: Done) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in done.output.splitlines()]
+
+
+def test_standard_input_goes_to_the_service_as_it_comes(embedded_server: ServiceProcess, tmp_path: Path) -> None:
+    with start_sonotag("listen", "--url", embedded_server.url, "--hop", "1", "-", cwd=tmp_path) as process:
+        try:
+            assert process.stdin is not None
+            assert process.stdout is not None
+            process.stdin.write(Path(SPEECH).read_bytes()[:80_000])
+            process.stdin.flush()
+            first = process.stdout.readline()
+            process.send_signal(signal.SIGINT)
+            rest = process.stdout.read()
+            assert process.wait(60) == exit_codes.OK
+        finally:
+            process.kill()
+    assert b"Speech" in first
+    assert re.search(rb"^\d\.\d\d s heard, \d windows?, \d events?$", rest.splitlines()[-1])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (("classify", "--label", "Speach", SPEECH, CROW), exit_codes.USAGE, "Speech"),
+        (("classify", "--model", "none", SPEECH), exit_codes.USAGE, "none"),
+        (("classify", "--provider", "cpu", SPEECH), exit_codes.USAGE, "--provider"),
+        (("listen", "--pace", "0", "--label", "Speach", SPEECH), exit_codes.USAGE, "Speech"),
+        (("listen", "--pace", "0", "--window", "99", SPEECH), exit_codes.USAGE, "window"),
+    ],
+)
+def test_what_the_service_refuses_is_said_once(
+    arguments: tuple[str, ...], code: int, message: str, embedded_server: ServiceProcess, tmp_path: Path
+) -> None:
+    done = run_sonotag(*arguments, "--url", embedded_server.url, cwd=tmp_path)
+    assert (done.code, done.output) == (code, "")
+    assert message in done.errors
+    assert len(done.errors.splitlines()) == 1
+
+
+@pytest.fixture
+def nobody() -> Iterator[str]:
+    """An address at which nobody is."""
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        yield f"http://127.0.0.1:{unused.getsockname()[1]}"
+
+
+@pytest.mark.parametrize("command", ["classify", "listen"])
+def test_a_service_that_is_not_there_ends_the_command_with_one_line(command: str, nobody: str, tmp_path: Path) -> None:
+    done = run_sonotag(command, SPEECH, "--url", nobody, cwd=tmp_path)
+    assert (done.code, done.output) == (exit_codes.FAILURE, "")
+    assert re.fullmatch(rf"sonotag {command}: no .*\n", done.errors), done.errors
+
+
+@pytest.mark.parametrize("url", ["127.0.0.1:8000", "http://x:y"])
+def test_an_address_that_is_none_is_wrong_usage(url: str, tmp_path: Path) -> None:
+    done = run_sonotag("classify", SPEECH, "--url", url, cwd=tmp_path)
+    assert done.code == exit_codes.USAGE
+    assert "http://HOST:PORT" in done.errors
