@@ -2,6 +2,7 @@
 #   make serve     run the service on 127.0.0.1:8000 (SONOTAG_HOST, SONOTAG_PORT and every other setting change it)
 #   make test      run all tests          make lint types coverage    the other checks
 #   make format    put the code in order  make export   rebuild the embedded bundle, and the other precisions in build/
+#   make image-test  run the image's own steps in a clean Debian, and serve from it (root, debootstrap, a minute)
 #   make wheel     build the wheel        make clean    remove what was built
 # PYTHON=... picks the interpreter (3.11 or newer); arguments for pytest go into ARGS: make test ARGS="-k drain".
 
@@ -19,7 +20,7 @@ SOURCES := service export tests
 PURE_TESTS := tests/unit/audio tests/integration/test_containers.py tests/unit/postprocess tests/unit/streaming tests/unit/inference/test_policy.py tests/property
 PURE_MODULES := service/audio/*,service/postprocess/*,service/streaming/session.py,service/inference/policy.py
 
-.PHONY: serve test coverage lint types format export wheel clean
+.PHONY: serve test image-test coverage lint types format export wheel clean
 .DELETE_ON_ERROR:
 
 serve: $(VENV)/.serve
@@ -27,6 +28,9 @@ serve: $(VENV)/.serve
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest $(ARGS)
+
+image-test: $(VENV)/.dev
+	$(BIN)/python -m pytest tests/image/check_image.py $(ARGS)
 
 coverage: $(VENV)/.dev
 	$(BIN)/python -m pytest -q $(PURE_TESTS) --cov=service --cov-branch --cov-report=
