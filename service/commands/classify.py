@@ -10,7 +10,11 @@ import argparse
 import asyncio
 import sys
 from collections import deque
-from typing import get_args
+from collections.abc import Callable
+from contextlib import closing
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple, get_args
 
 import pydantic
 
@@ -18,6 +22,7 @@ from service import exit_codes
 from service.answers import ClassifyQuery, ClipAnswer, ErrorBody, error_body
 from service.client import AsyncClient, BadAnswer, Unreachable
 from service.client.async_client import DEFAULT_CONCURRENCY
+from service.commands.answer_file import JSON_SUFFIXES, SUFFIXES, check_output, open_answers
 from service.commands.clip_output import ClipOutput, CsvOutput, JsonOutput, TableOutput
 from service.commands.clip_work import ClipWork, RemoteWork, open_local_work
 from service.commands.local_engine import add_engine_flags, ending_at_once
@@ -33,6 +38,7 @@ from service.validation import parameter_error
 
 CONCURRENCY = 2
 """Files under way at once: one is decoded while the other is scored."""
+MAX_JOBS = 64
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -42,6 +48,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     shape = parser.add_mutually_exclusive_group()
     shape.add_argument("--json", action="store_true", help="print one JSON object a line, one line a file")
     shape.add_argument("--csv", action="store_true", help="print CSV: a row for each tag, window's tag, event and error")
+    shape.add_argument(
+        "--output", metavar="FILE", help=f"write to a file, by its name CSV, JSON lines or Parquet: {', '.join(SUFFIXES)}"
+    )
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on with --output: files that are answered in it are left out, failed ones are not",
+    )
+    parser.add_argument(
+        "--jobs",
+        type=int,
+        metavar="N",
+        help=f"files under way at once. Default: {CONCURRENCY} here, {DEFAULT_CONCURRENCY} with --url",
+    )
     add_query_flags(parser, top_k=defaults.top_k, threshold=defaults.threshold)
     group = parser.add_argument_group("windows and events")
     group.add_argument(
@@ -55,7 +75,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--event-options", metavar="JSON", help='what counts as an event, such as {"onset_threshold": 0.4}; implies --events'
     )
-    group.add_argument("--embedding", action="store_true", help="print the embedding too; with --json only")
+    group.add_argument("--embedding", action="store_true", help="print the embedding too; in JSON only")
     add_url_flag(parser)
     add_engine_flags(parser)
 
@@ -69,7 +89,7 @@ def run(args: argparse.Namespace) -> int:
     """
     settings = read_settings(args, quiet=True)
     try:
-        check_url_flags(args)
+        _check(args)
         query = _make_query(args)
         if STANDARD_INPUT in args.paths and sys.stdin.isatty():
             raise InvalidParameter("- reads a file from standard input, which is a terminal here: sonotag classify - < FILE")
@@ -78,16 +98,31 @@ def run(args: argparse.Namespace) -> int:
         if not files:
             print(f"sonotag classify: there is no file in {', '.join(args.paths)}", file=sys.stderr)
             return exit_codes.FAILURE
+        if args.output is not None:
+            return _write_file(files, query, args, settings)
         with ending_at_once(), ProgressBar(len(files)) as bar:
-            return asyncio.run(_classify(files, query, args, settings, bar))
+            sink = Sink(_make_output(args), partial(_print, bar))
+            sink.write(sink.output.head())
+            return asyncio.run(_classify(files, query, args, settings, sink, bar))
     except (InvalidParameter, NotFound) as error:
         print(f"sonotag classify: {error.message}", file=sys.stderr)
         return exit_codes.USAGE
 
 
+def _check(args: argparse.Namespace) -> None:
+    """Refuse what can be refused before anything is read."""
+    check_url_flags(args)
+    if args.jobs is not None and not 1 <= args.jobs <= MAX_JOBS:
+        raise InvalidParameter(f"--jobs is {args.jobs}; it must be from 1 to {MAX_JOBS}", param="jobs")
+    if args.output is not None:
+        check_output(Path(args.output), resume=args.resume)
+    elif args.resume:
+        raise InvalidParameter("--resume goes on with a file: name it with --output")
+
+
 def _make_query(args: argparse.Namespace) -> ClassifyQuery:
-    if args.embedding and not args.json:
-        raise InvalidParameter("--embedding goes with --json only", param="embedding")
+    if args.embedding and not (args.json or Path(args.output or "").suffix.lower() in JSON_SUFFIXES):
+        raise InvalidParameter("--embedding goes with JSON only: --json, or --output FILE.jsonl", param="embedding")
     items = query_items(args)
     document: dict[str, object] = {name: value for name, value in items if name not in ("labels", "exclude")}
     for name in ("labels", "exclude"):
@@ -107,21 +142,53 @@ def _make_output(args: argparse.Namespace) -> ClipOutput:
     return CsvOutput() if args.csv else TableOutput()
 
 
+def _write_file(files: list[SoundFile], query: ClassifyQuery, args: argparse.Namespace, settings: Settings) -> int:
+    """Write the answers to `--output` and say on standard error what became of the files."""
+    path = Path(args.output)
+    # Beside the sound it would be taken for a sound that cannot be read.
+    files = [file for file in files if file.path is None or file.path.absolute() != path.absolute()]
+    try:
+        with closing(open_answers(path)) as answers:
+            left = [file for file in files if file.path is None or file.name not in answers.done]
+            code = exit_codes.OK
+            if left:
+                with ending_at_once(), ProgressBar(len(left)) as bar:
+                    sink = Sink(answers.output, answers.write)
+                    code = asyncio.run(_classify(left, query, args, settings, sink, bar))
+            answers.finish()
+    except OSError as error:
+        print(f"sonotag classify: {args.output}: {error.strerror or error}", file=sys.stderr)
+        return exit_codes.FAILURE
+    skipped = f", {len(files) - len(left)} were there already" if len(left) < len(files) else ""
+    print(f"sonotag classify: {args.output}: {len(left)} files scored{skipped}", file=sys.stderr)
+    return code
+
+
+class Sink(NamedTuple):
+    """Where answers go: what makes text of them, and what takes the text of one file."""
+
+    output: ClipOutput
+    write: Callable[[str], None]
+
+
 async def _classify(
-    files: list[SoundFile], query: ClassifyQuery, args: argparse.Namespace, settings: Settings, bar: ProgressBar
+    files: list[SoundFile],
+    query: ClassifyQuery,
+    args: argparse.Namespace,
+    settings: Settings,
+    sink: Sink,
+    bar: ProgressBar,
 ) -> int:
-    output = _make_output(args)
     if args.url is None:
         async with open_local_work(query, settings) as work:
-            return await _write_answers(files, work, output, bar, CONCURRENCY)
+            return await _write_answers(files, work, sink, bar, args.jobs or CONCURRENCY)
     async with AsyncClient(args.url) as client:
-        return await _write_answers(files, RemoteWork(client, query), output, bar, DEFAULT_CONCURRENCY)
+        return await _write_answers(files, RemoteWork(client, query), sink, bar, args.jobs or DEFAULT_CONCURRENCY)
 
 
-async def _write_answers(files: list[SoundFile], work: ClipWork, output: ClipOutput, bar: ProgressBar, concurrency: int) -> int:
+async def _write_answers(files: list[SoundFile], work: ClipWork, sink: Sink, bar: ProgressBar, concurrency: int) -> int:
     """Score some files at a time and write their answers in the order of the files."""
     code = exit_codes.OK
-    _write(output.head(), bar)
     waiting = deque(enumerate(files))
     running: deque[tuple[SoundFile, asyncio.Task[ClipAnswer | ErrorBody]]] = deque()
     try:
@@ -133,12 +200,12 @@ async def _write_answers(files: list[SoundFile], work: ClipWork, output: ClipOut
             result = await task
             running.popleft()
             if isinstance(result, ClipAnswer):
-                _write(output.answer(file.name, result), bar)
+                sink.write(sink.output.answer(file.name, result))
                 continue
             code = exit_codes.FAILURE
             with bar.hidden():
                 print(f"sonotag classify: {file.name}: {result.message}", file=sys.stderr)
-            _write(output.error(file.name, result), bar)
+            sink.write(sink.output.error(file.name, result))
     finally:
         for _, task in running:
             task.cancel()
@@ -176,7 +243,7 @@ def _concerns_all(error: ServiceError) -> bool:
     return isinstance(error, (Unreachable, BadAnswer))
 
 
-def _write(text: str, bar: ProgressBar) -> None:
+def _print(bar: ProgressBar, text: str) -> None:
     if text:
         with bar.hidden():
             sys.stdout.write(text)

@@ -6,7 +6,7 @@ import csv
 import io
 import sys
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 import pydantic
 from rich import box
@@ -21,6 +21,7 @@ PIPE_COLUMNS = 160
 """A pipe has no width; the usual 80 columns would break long names."""
 BAR_COLUMNS = 20
 CSV_COLUMNS = ("file", "kind", "start", "end", "label", "score", "error")
+Row: TypeAlias = tuple[str, str, float | None, float | None, str | None, float | None, str | None]
 
 
 class _File(pydantic.BaseModel):
@@ -72,22 +73,37 @@ class CsvOutput:
 
     def head(self) -> str:
         """See `ClipOutput`."""
-        return _csv([CSV_COLUMNS])
+        return csv_text([CSV_COLUMNS])
 
     def answer(self, file: str, answer: ClipAnswer) -> str:
         """See `ClipOutput`."""
-        rows: list[tuple[object, ...]] = [
-            (file, "clip", 0.0, answer.duration, tag.label, tag.score, None) for tag in answer.tags
-        ]
-        for window in answer.windows or ():
-            rows += [(file, "window", window.start, window.end, tag.label, tag.score, None) for tag in window.tags]
-        for event in answer.events or ():
-            rows.append((file, "event", event.onset, event.offset, event.label, event.peak, None))
-        return _csv(rows)
+        return csv_text(answer_rows(file, answer))
 
     def error(self, file: str, error: ErrorBody) -> str:
         """See `ClipOutput`."""
-        return _csv([(file, "error", None, None, None, None, error.message)])
+        return csv_text(error_rows(file, error))
+
+
+def answer_rows(file: str, answer: ClipAnswer) -> list[Row]:
+    """Return a file's answer as rows of `CSV_COLUMNS`."""
+    rows: list[Row] = [(file, "clip", 0.0, answer.duration, tag.label, tag.score, None) for tag in answer.tags]
+    for window in answer.windows or ():
+        rows += [(file, "window", window.start, window.end, tag.label, tag.score, None) for tag in window.tags]
+    for event in answer.events or ():
+        rows.append((file, "event", event.onset, event.offset, event.label, event.peak, None))
+    return rows
+
+
+def error_rows(file: str, error: ErrorBody) -> list[Row]:
+    """Return a file's error as rows of `CSV_COLUMNS`."""
+    return [(file, "error", None, None, None, None, error.message)]
+
+
+def csv_text(rows: Sequence[Sequence[object]]) -> str:
+    """Return rows as lines of CSV."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue()
 
 
 class TableOutput:
@@ -113,12 +129,6 @@ class TableOutput:
     def error(self, file: str, error: ErrorBody) -> str:
         """See `ClipOutput`."""
         return ""
-
-
-def _csv(rows: Sequence[Sequence[object]]) -> str:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    return text.getvalue()
 
 
 def _render(draw: Callable[[Console], None]) -> str:

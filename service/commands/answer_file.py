@@ -1,0 +1,199 @@
+"""`--output FILE` of `sonotag classify`: answers in a file, which a later run can go on with.
+
+CSV and JSON lines are written file by file. A Parquet file is whole or not there at all, so its answers wait as JSON lines in a
+hidden file beside it until all are known.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from itertools import groupby
+from pathlib import Path
+from typing import IO, Protocol
+
+from service.commands.clip_output import CSV_COLUMNS, ClipOutput, CsvOutput, JsonOutput, csv_text
+from service.commands.parquet_file import ParquetFile, require_parquet
+from service.errors import InvalidParameter
+
+JSON_SUFFIXES = (".jsonl", ".ndjson")
+SUFFIXES = (".csv", *JSON_SUFFIXES, ".parquet")
+
+_CUT_CHARACTER = "\ufffd"
+
+
+class AnswerFile(Protocol):
+    """An open file of answers.
+
+    Attributes:
+        output: Turns what is known of a sound file into text.
+        done: The sound files that are answered in it, by their names as shown.
+    """
+
+    output: ClipOutput
+    done: frozenset[str]
+
+    def write(self, text: str) -> None:
+        """Add what `output` made of one sound file.
+
+        Raises:
+            OSError: It cannot be written.
+        """
+        ...
+
+    def finish(self) -> None:
+        """Bring it into its last form: all is known.
+
+        Raises:
+            OSError: It cannot be written.
+        """
+        ...
+
+    def close(self) -> None:
+        """Close it, finished or not."""
+        ...
+
+
+def check_output(path: Path, *, resume: bool) -> None:
+    """Refuse what can be refused before the model is loaded.
+
+    Raises:
+        InvalidParameter: The name tells no format, or the file is there and must not be gone on with.
+        StartError: The format needs what is not installed.
+    """
+    if path.suffix.lower() not in SUFFIXES:
+        raise InvalidParameter(f"--output is {path.name}; its name must end with one of {', '.join(SUFFIXES)}", param="output")
+    if path.suffix.lower() == ".parquet":
+        require_parquet()
+    for there in (path, partial_path(path)):
+        if not resume and there.exists():
+            raise InvalidParameter(f"{there} is there already: --resume goes on with it, or remove it first", param="output")
+
+
+def open_answers(path: Path) -> AnswerFile:
+    """Open a file for answers; go on with what is in it.
+
+    What is not whole, because a run was ended while it wrote, is taken out, and so are errors: those files are tried again.
+
+    Raises:
+        InvalidParameter: What is there was not written by this command.
+        OSError: It cannot be read or written.
+    """
+    if path.suffix.lower() == ".parquet":
+        return _ParquetAnswers(path)
+    is_csv = path.suffix.lower() == ".csv"
+    return _TextAnswers(path, CsvOutput() if is_csv else JsonOutput(), _answered_rows if is_csv else _answered_lines)
+
+
+def partial_path(path: Path) -> Path:
+    """Return where the answers of a Parquet file wait; hidden, so that a search of the folder does not find it."""
+    return path.with_name(f".{path.name}.partial")
+
+
+Answered = Callable[[IO[str], bool], Iterator[tuple[str, str]]]
+"""Takes a file and whether it ends with a whole line; yields the sound files that are answered, with the text about them."""
+
+
+class _TextAnswers:
+    def __init__(self, path: Path, output: ClipOutput, answered: Answered) -> None:
+        self.output = output
+        self.done = _repair(path, output, answered) if path.exists() else frozenset()
+        # Unbuffered: a run that is killed leaves whole answers behind.
+        self._file = path.open("ab", buffering=0)
+        if not self._file.tell():
+            self.write(output.head())
+
+    def write(self, text: str) -> None:
+        rest = memoryview(text.encode())
+        while rest:
+            rest = rest[self._file.write(rest) :]
+
+    def finish(self) -> None:
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class _ParquetAnswers:
+    def __init__(self, path: Path) -> None:
+        self._table = ParquetFile(path)
+        answered = self._table.answered()
+        self._partial = partial_path(path)
+        self._lines = _TextAnswers(self._partial, JsonOutput(), _answered_lines)
+        self.output: ClipOutput = self._lines.output
+        self.done = self._lines.done | answered
+
+    def write(self, text: str) -> None:
+        self._lines.write(text)
+
+    def finish(self) -> None:
+        self._lines.finish()
+        self._table.extend(self._partial)
+        self._partial.unlink()
+
+    def close(self) -> None:
+        self._lines.close()
+
+
+def _repair(path: Path, output: ClipOutput, answered: Answered) -> frozenset[str]:
+    """Take out what is not whole and return what is answered."""
+    repaired = path.with_name(f".{path.name}.repaired")
+    done = set()
+    try:
+        is_whole = _ends_whole(path)
+        # A character that is cut in two can only be at the end, which is taken out.
+        with (
+            path.open(encoding="utf-8", errors="replace", newline="") as old,
+            repaired.open("w", encoding="utf-8", newline="") as new,
+        ):
+            new.write(output.head())
+            for file, text in answered(old, is_whole):
+                done.add(file)
+                new.write(text)
+        repaired.replace(path)
+    except (ValueError, csv.Error) as error:
+        raise InvalidParameter(f"{path} cannot be gone on with: {error}", param="output") from error
+    finally:
+        with suppress(FileNotFoundError):
+            repaired.unlink()
+    return frozenset(done)
+
+
+def _answered_lines(old: IO[str], is_whole: bool) -> Iterator[tuple[str, str]]:
+    for number, line in enumerate(old, 1):
+        if not is_whole and not line.endswith("\n"):
+            return  # a run was ended while it wrote
+        document = json.loads(line)
+        if not isinstance(document, dict) or not isinstance(document.get("file"), str):
+            raise ValueError(f"line {number} is no line of sonotag classify --json")
+        if "error" not in document:
+            yield document["file"], line
+
+
+def _answered_rows(old: IO[str], is_whole: bool) -> Iterator[tuple[str, str]]:
+    rows = csv.reader(old, strict=is_whole)
+    if (head := next(rows, None)) is not None and tuple(head) != CSV_COLUMNS:
+        raise ValueError(f"its first line is not {','.join(CSV_COLUMNS)}")
+    last: tuple[str, list[list[str]]] | None = None
+    for file, group in groupby(rows, key=lambda row: row[0] if row else ""):
+        current = list(group)
+        # The last line may be cut inside the name of the sound that the lines before it are about.
+        is_cut = not is_whole and len(current[0]) == 1 and last is not None and last[0].startswith(file.rstrip(_CUT_CHARACTER))
+        if last is not None and not is_cut and not _is_error(last[1]):
+            yield last[0], csv_text(last[1])
+        last = file, current
+    if last is not None and is_whole and not _is_error(last[1]):
+        yield last[0], csv_text(last[1])
+
+
+def _ends_whole(path: Path) -> bool:
+    with path.open("rb") as file:
+        return not file.seek(0, os.SEEK_END) or (file.seek(-1, os.SEEK_END) >= 0 and file.read() == b"\n")
+
+
+def _is_error(rows: list[list[str]]) -> bool:
+    return any(len(row) < len(CSV_COLUMNS) or row[1] == "error" for row in rows)
