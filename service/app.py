@@ -11,9 +11,8 @@ from importlib.metadata import version
 
 from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
-from fastapi.responses import FileResponse
 
-from service.api import asyncapi, health, rest, websocket
+from service.api import asyncapi, health, page, rest, websocket
 from service.api.error_handlers import add_error_handlers
 from service.api.middleware import RequestContext, RootPath
 from service.errors import InvalidParameter, SettingsError, StartError
@@ -26,7 +25,6 @@ from service.metrics import Metrics
 from service.postprocess.hysteresis import Thresholds
 from service.services import Services
 from service.settings import Settings
-from service.web import INDEX_FILE
 
 logger = logging.getLogger(__name__)
 
@@ -70,7 +68,7 @@ def create_app(settings: Settings, *, runner: Runner | None = None) -> FastAPI:
     add_error_handlers(app)
     for module in (rest, websocket, asyncapi, health):
         app.include_router(module.router)
-    app.add_api_route("/", _index, include_in_schema=False)
+    page.add_page(app)
     app.add_middleware(RequestContext, services=services)
     if settings.cors_origins:  # around all else, so that a browser may read every answer, also that to our own faults
         app.add_middleware(
@@ -83,10 +81,6 @@ def create_app(settings: Settings, *, runner: Runner | None = None) -> FastAPI:
     if settings.root_path:
         app.add_middleware(RootPath, root_path=settings.root_path)
     return app
-
-
-async def _index() -> FileResponse:
-    return FileResponse(INDEX_FILE)
 
 
 async def _load(services: Services, runner: Runner | None) -> None:

@@ -1,0 +1,186 @@
+// The page: connects its parts.
+
+import { loadLabels, loadModels } from "./catalogue.js";
+import { detectEvents } from "./detector.js";
+import { EventList } from "./eventlist.js";
+import { audacityLabels, copyText, eventsCsv, eventsJson, eventsSetting, saveText, scoresCsv, sedScoresTsv } from "./exports.js";
+import { ScoreHistory } from "./history.js";
+import { Microphone, SoundFile } from "./sources.js";
+import { LiveStream } from "./stream.js";
+import { formatTime } from "./timeline.js";
+import { View } from "./view.js";
+import { Workbench } from "./workbench.js";
+
+const DETECT_MS = 200;
+
+const page = Object.fromEntries(Array.from(document.querySelectorAll("[id]"), (element) => [element.id, element]));
+const view = new View(page);
+const list = new EventList(page.events, page.count, page.announcer);
+const bench = new Workbench(page.bench, (config) => {
+  page.config.textContent = eventsJson(config);
+  detectSoon();
+});
+
+let models = [];
+let stream = null;
+let history = null;
+let events = [];
+let droppedSeconds = 0;
+let detection = null;
+
+function say(phase, message) {
+  page.status.dataset.phase = phase;
+  page.status.textContent = message;
+}
+
+function setBusy(isBusy) {
+  for (const name of ["model", "window", "hop", "microphone", "file"]) page[name].disabled = isBusy;
+  page.stop.disabled = !isBusy;
+}
+
+function detectSoon() {
+  detection ??= setTimeout(() => {
+    detection = null;
+    if (!history) return;
+    events = detectEvents(history.windows, bench.config, history.labels, history.sampleRate);
+    view.setEvents(events);
+    list.show(events, history.sampleRate, history.endSample, stream !== null);
+    for (const button of page.save.querySelectorAll("button")) button.disabled = history.windows.length === 0;
+  }, DETECT_MS);
+}
+
+function chosenModel() {
+  return models.find(({ name }) => name === page.model.value);
+}
+
+async function takeModel() {
+  const model = chosenModel();
+  page.window.max = page.window.value = model.window_seconds;
+  page.hop.max = model.window_seconds;
+  page.hop.value = Math.min(1, model.window_seconds);
+  try {
+    bench.labels = await loadLabels(model.name);
+  } catch (error) {
+    say("problem", `The labels of ${model.name} cannot be had: ${error.message}`);
+  }
+}
+
+function addDropped(seconds) {
+  droppedSeconds += seconds;
+  page.dropped.textContent = `${droppedSeconds.toFixed(1)} s`;
+}
+
+function ended(message) {
+  const isProblem = message.startsWith("Ended by");
+  stream = null;
+  setBusy(false);
+  say(isProblem ? "problem" : "ended", message);
+  detectSoon();
+}
+
+const listener = {
+  onState: (phase, message) => (phase === "ended" ? ended(message) : say(phase, message)),
+  onReady: ({ configuration }) => {
+    if (configuration.events) bench.offer(configuration.events);
+  },
+  onTags: (message, base) => {
+    history.add(message, base);
+    page.scored.textContent = formatTime(history.endSeconds, 1);
+    page.lag.textContent = `${Math.round(message.lag_ms)} ms`;
+    if (history.forgottenSeconds) page.note.textContent = `Scores before ${formatTime(history.forgottenSeconds)} are no longer kept.`;
+    view.showNow();
+    detectSoon();
+  },
+  onPiece: (samples, time) => {
+    view.addSound(samples, time);
+    page.heard.textContent = formatTime(time + samples.length / stream.source.sampleRate, 1);
+  },
+  onLost: (seconds, why) => {
+    addDropped(seconds);
+    page.note.textContent = `Some sound was not scored: ${why}.`;
+  },
+  onNote: (text) => { page.note.textContent = text; },
+};
+
+async function listen(opening) {
+  if (stream || !page.setup.reportValidity()) return;
+  setBusy(true);
+  page.note.textContent = "";
+  let source;
+  let labels;
+  const model = chosenModel();
+  try {
+    labels = await loadLabels(model.name);
+    source = await opening();
+  } catch (error) {
+    setBusy(false);
+    say("problem", error.message);
+    return;
+  }
+  history = new ScoreHistory(labels, model.sample_rate);
+  droppedSeconds = 0;
+  addDropped(0);
+  page.heard.textContent = page.scored.textContent = formatTime(0, 1);
+  page.lag.textContent = "–";
+  list.clear();
+  view.begin(source.sampleRate, history);
+  // All scores, so that other thresholds need no model.
+  const query = { model: model.name, window: page.window.value, hop: page.hop.value, top_k: labels.length, threshold: 0 };
+  stream = new LiveStream(source, query, () => history.endSeconds, listener);
+  stream.open();
+}
+
+function connectControls() {
+  page.setup.addEventListener("submit", (event) => {
+    event.preventDefault();
+    listen(() => Microphone.open());
+  });
+  page.stop.addEventListener("click", () => stream?.stop());
+  page.model.addEventListener("change", takeModel);
+  page.file.addEventListener("change", () => {
+    const [file] = page.file.files;
+    page.file.value = "";
+    if (file) listen(() => SoundFile.open(file));
+  });
+  document.addEventListener("dragover", (event) => {
+    event.preventDefault();
+    page.drop.classList.add("over");
+  });
+  document.addEventListener("dragleave", () => page.drop.classList.remove("over"));
+  document.addEventListener("drop", (event) => {
+    event.preventDefault();
+    page.drop.classList.remove("over");
+    const [file] = event.dataTransfer.files;
+    if (file && !page.file.disabled) listen(() => SoundFile.open(file));
+  });
+  page.save.addEventListener("click", ({ target }) => save(target.dataset.save));
+  page.bench.addEventListener("click", ({ target }) => copy(target.dataset.copy));
+}
+
+function save(name) {
+  const texts = {
+    "events.csv": () => [eventsCsv(events, history.sampleRate), "text/csv"],
+    "labels.txt": () => [audacityLabels(events, history.sampleRate), "text/plain"],
+    "scores.csv": () => [scoresCsv(history), "text/csv"],
+    "scores.tsv": () => [sedScoresTsv(history), "text/tab-separated-values"],
+  };
+  if (texts[name]) saveText(`sonotag-${name}`, ...texts[name]());
+}
+
+async function copy(kind) {
+  if (!kind) return;
+  try {
+    await copyText(kind === "json" ? eventsJson(bench.config) : eventsSetting(bench.config));
+    page.copied.textContent = "Copied.";
+  } catch (error) {
+    page.copied.textContent = `Not copied: ${error.message}`;
+  }
+}
+
+connectControls();
+page.config.textContent = eventsJson(bench.config);
+models = await loadModels((message) => say("waiting", message));
+page.model.replaceChildren(...models.map(({ name }) => new Option(name, name)));
+say("ended", "Ready to listen.");
+setBusy(false);
+await takeModel();

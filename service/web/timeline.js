@@ -1,0 +1,95 @@
+// The strongest labels of the stretch that is shown: a row each, filled as high as s(t), with its events as bars below.
+
+import { segmentBorders, segmentCovers, segmentMeans } from "./detector.js";
+
+const ROW_HEIGHT = 34;
+const TEXT_HEIGHT = 15;
+const AXIS_HEIGHT = 22;
+
+export class Timeline {
+  #rows = [];
+
+  /** Forgets which labels were shown. */
+  clear() {
+    this.#rows = [];
+  }
+
+  /** How high the canvas must be for so many rows, in CSS pixels. */
+  static height(count) {
+    return count * ROW_HEIGHT + AXIS_HEIGHT;
+  }
+
+  /**
+   * Draws over the whole canvas. `view` is {from, to} in seconds, `events` are the detector's, `colours` {text, muted, bar,
+   * event, grid}, `ratio` the device's pixels to one of CSS.
+   */
+  draw(canvas, history, events, view, count, colours, ratio) {
+    const pen = canvas.getContext("2d");
+    pen.setTransform(ratio, 0, 0, ratio, 0, 0);
+    const [width, height] = [canvas.width / ratio, canvas.height / ratio];
+    pen.clearRect(0, 0, width, height);
+    const toX = (seconds) => ((seconds - view.from) / (view.to - view.from)) * width;
+    this.#drawAxis(pen, view, toX, height, colours);
+    if (!history) return;
+    const windows = history.within(view.from, view.to);
+    this.#choose(windows, history.labels.length, count);
+    const borders = segmentBorders(windows);
+    const covers = segmentCovers(windows, borders);
+    const xs = Array.from(borders, (position) => toX(position / history.sampleRate));
+    this.#rows.forEach((id, row) => {
+      const bottom = (row + 1) * ROW_HEIGHT - 7;
+      const means = segmentMeans(windows, covers, id);
+      pen.fillStyle = colours.bar;
+      means.forEach((mean, index) => {
+        const high = mean * (ROW_HEIGHT - 10);
+        pen.fillRect(xs[index], bottom - high, xs[index + 1] - xs[index] + 0.4, high);
+      });
+      pen.fillStyle = colours.event;
+      for (const event of events) {
+        if (event.id !== id) continue;
+        const [left, right] = [event.onset, event.offset].map((position) => toX(position / history.sampleRate));
+        pen.fillRect(left, bottom + 1, Math.max(2, right - left - 1), 4);
+      }
+      this.#drawName(pen, history.labels[id], row * ROW_HEIGHT + TEXT_HEIGHT, colours);
+    });
+  }
+
+  /** Keeps labels in their rows for as long as they are among the strongest. */
+  #choose(windows, numLabels, count) {
+    const peaks = new Float32Array(numLabels);
+    for (const { scores } of windows) for (let id = 0; id < numLabels; id++) if (scores[id] > peaks[id]) peaks[id] = scores[id];
+    const strongest = [...peaks.keys()].sort((a, b) => peaks[b] - peaks[a]).slice(0, windows.length ? count : 0);
+    const fresh = strongest.filter((id) => !this.#rows.includes(id));
+    const kept = this.#rows.map((id) => (strongest.includes(id) ? id : fresh.shift()));
+    this.#rows = [...kept, ...fresh].filter((id) => id !== undefined);
+  }
+
+  #drawName(pen, name, y, colours) {
+    pen.font = "12px system-ui, sans-serif";
+    pen.lineWidth = 3;
+    pen.lineJoin = "round";
+    pen.strokeStyle = colours.page;
+    pen.strokeText(name, 6, y);
+    pen.fillStyle = colours.text;
+    pen.fillText(name, 6, y);
+  }
+
+  #drawAxis(pen, { from, to }, toX, height, colours) {
+    const step = [1, 2, 5, 10, 20, 30, 60].find((seconds) => toX(from + seconds) >= 56) ?? 60;
+    pen.font = "11px system-ui, sans-serif";
+    pen.fillStyle = colours.muted;
+    for (let tick = Math.max(0, Math.ceil(from / step) * step); tick <= to; tick += step) {
+      pen.globalAlpha = 0.3;
+      pen.fillRect(toX(tick), 0, 1, height - AXIS_HEIGHT + 4);
+      pen.globalAlpha = 1;
+      pen.fillText(formatTime(tick, 0), toX(tick) + 3, height - 6);
+    }
+  }
+}
+
+/** 75.25 as 1:15.25. */
+export function formatTime(seconds, digits = 2) {
+  const rounded = Number(seconds.toFixed(digits));
+  const minutes = Math.floor(rounded / 60);
+  return `${minutes}:${(rounded - 60 * minutes).toFixed(digits).padStart(digits ? digits + 3 : 2, "0")}`;
+}
