@@ -31,7 +31,7 @@ from tests.support.websocket import Stream
 DOCKER = REPOSITORY / "docker"
 COMPOSE = DOCKER / "compose.yaml"
 KUBERNETES = DOCKER / "kubernetes"
-MANIFESTS = sorted(KUBERNETES.glob("*.yaml"))
+MANIFESTS = sorted(path for path in KUBERNETES.glob("*.yaml") if path.name != "kustomization.yaml")
 # The oldest that is still cared for, more or less, and the newest that the checker knows.
 KUBERNETES_VERSIONS = ("1.30", kubernetes_validate.latest_version())
 VARIABLES = {f"SONOTAG_{name.upper()}" for name in Settings.model_fields}
@@ -43,7 +43,8 @@ LINUX = {"sys_platform": "linux", "platform_machine": "x86_64"}
 
 
 def run(*command: str | Path, **environ: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(list(map(str, command)), env=os.environ | environ, capture_output=True, text=True, timeout=60)
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("SONOTAG_")}
+    return subprocess.run(list(map(str, command)), env=inherited | environ, capture_output=True, text=True, timeout=60)
 
 
 def read_compose(**environ: str) -> dict[str, Any]:
@@ -251,6 +252,15 @@ def test_the_manifests_belong_together() -> None:
     assert by_kind["PodDisruptionBudget"]["spec"]["selector"]["matchLabels"] == labels
     target = by_kind["HorizontalPodAutoscaler"]["spec"]["scaleTargetRef"]
     assert (target["kind"], target["name"]) == ("Deployment", by_kind["Deployment"]["metadata"]["name"])
+
+
+def test_what_is_applied_at_once_is_each_of_its_parts_once() -> None:
+    applied = [read_manifest(name) for name in read_manifest("kustomization.yaml")["resources"]]
+    assert sorted(document["kind"] for document in applied) == [
+        *("Deployment", "HorizontalPodAutoscaler", "PodDisruptionBudget", "Service"),
+    ]
+    # Another's configuration is not to be overwritten.
+    assert not [document for document in applied if "namespace" in document["metadata"]]
 
 
 def test_the_gpu_variant_differs_in_image_and_resources_alone() -> None:
