@@ -3,7 +3,7 @@
 import { makePalette, Spectrogram } from "./spectrogram.js";
 import { Timeline } from "./timeline.js";
 
-const SPAN_SECONDS = 30;
+const SPAN_SECONDS = 20;
 const NARROW_SPAN_SECONDS = 15;
 const FRAME_MS = 66;
 const CALM_FRAME_MS = 1000;
