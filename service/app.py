@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from importlib.metadata import version
@@ -25,6 +25,7 @@ from service.metrics import Metrics
 from service.postprocess.hysteresis import Thresholds
 from service.services import Services
 from service.settings import Settings
+from service.tracing import Tracer
 
 logger = logging.getLogger(__name__)
 
@@ -32,12 +33,16 @@ POOL_THREADS = 8
 """Decoding threads: libsndfile, FFmpeg and soxr release the interpreter's lock."""
 
 
-def create_app(settings: Settings, *, runner: Runner | None = None) -> FastAPI:
+def create_app(settings: Settings, *, runner: Runner | None = None, tracer: Tracer | None = None) -> FastAPI:
     """Build the application. Its lifespan loads the models; readiness says when that is done.
 
     Args:
         settings: The settings.
         runner: Served in place of the bundles; for tests.
+        tracer: Takes the traces in place of what the settings say; for tests. Closed with the application.
+
+    Raises:
+        SettingsError: Traces are wanted, and what they need is not installed.
     """
     metrics = Metrics()
     metrics.service_configured(
@@ -46,6 +51,10 @@ def create_app(settings: Settings, *, runner: Runner | None = None) -> FastAPI:
     lifecycle = Lifecycle(metrics.readiness_changed)
     executor = ThreadPoolExecutor(POOL_THREADS, thread_name_prefix="decode")
     services = Services(settings=settings, lifecycle=lifecycle, metrics=metrics, executor=executor)
+    if tracer is not None:
+        services.tracer = tracer
+    elif settings.traces == "otlp":
+        services.tracer = _open_tracer(services.clock)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -106,6 +115,19 @@ async def _load(services: Services, runner: Runner | None) -> None:
     except Exception as error:
         logger.exception("the models could not be loaded")
         lifecycle.fail(StartError(f"the models could not be loaded: {type(error).__name__}: {error}"))
+
+
+def _open_tracer(clock: Callable[[], float]) -> Tracer:
+    """Return what sends traces; its libraries are loaded only where they are wanted.
+
+    Raises:
+        SettingsError: They are not installed.
+    """
+    try:
+        from service.otel import make_tracer
+    except ImportError as error:
+        raise SettingsError("SONOTAG_TRACES is otlp, which needs the extra sonotag[otel]") from error
+    return make_tracer(clock)
 
 
 def _check_events(settings: Settings, spec: ModelSpec) -> None:

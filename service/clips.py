@@ -13,13 +13,14 @@ from service.audio.decoding import AudioFile, open_audio
 from service.audio.intake import file_samples
 from service.engine import Engine
 from service.errors import ClipTooLong, InvalidParameter
-from service.inference.batcher import Batcher, Reservation
+from service.inference.batcher import Batcher, Reservation, model_laps
 from service.inference.runner import ModelSpec
 from service.options import Grid, make_selector, make_thresholds, parse_events, resolve_grid
 from service.postprocess.event_config import EventConfig
 from service.postprocess.scores import SCORE_DIGITS, Function, Tag
 from service.streaming.messages import TagItem
 from service.tagger import ClipPlan, ClipReader, ClipResult, ClipTags, ScoredWindow, Timing, score_clip
+from service.tracing import Lap, current_trace
 
 MAX_TIMELINE_TAGS = 250_000
 """Of one JSON answer: 190 MB until it is sent, and an hour with the shortest hop has 180,000. Longer ones go line by line."""
@@ -111,7 +112,7 @@ async def open_clip(
                 f"the limit is {settings.max_clip_seconds:g} s (SONOTAG_MAX_CLIP_SECONDS)"
             )
         blocks = file_samples(audio, plan.spec.sample_rate, observe=metrics.stage_seconds, clock=engine.clock)
-        reader = ClipReader(blocks, plan, settings.max_clip_seconds, engine.clock)
+        reader = ClipReader(blocks, plan, settings.max_clip_seconds, engine.clock, current_trace())
         timing = Timing()
         windows = score_clip(
             reader,
@@ -165,7 +166,10 @@ def add_window(engine: Engine, tags: ClipTags, window: ScoredWindow) -> tuple[Ta
     """Let a clip's tags take a window, and say how long that took; return the window's own tags."""
     started = engine.clock()
     items = tags.add(window)
-    engine.metrics.stage_seconds("postprocess", engine.clock() - started)
+    ended = engine.clock()
+    engine.metrics.stage_seconds("postprocess", ended - started)
+    if (trace := current_trace()).is_recording:
+        trace.window_done([*model_laps(window.scores), Lap("postprocess", started, ended)])
     return items
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +14,7 @@ from service.inference.catalog import Catalog
 from service.observer import Observer
 from service.pool import run_in_pool
 from service.settings import Settings
+from service.tracing import NullTracer, Tracer
 
 T = TypeVar("T")
 
@@ -26,12 +28,14 @@ class Engine:
         metrics: Watches.
         executor: Where sound is decoded.
         clock: Seconds, rising.
+        tracer: Follows requests and streams on their way.
     """
 
     settings: Settings
     metrics: Observer
     executor: ThreadPoolExecutor
     clock: Callable[[], float] = time.monotonic
+    tracer: Tracer = field(default_factory=NullTracer)
     _catalog: Catalog | None = field(init=False, default=None)
 
     async def run(self, function: Callable[[], T]) -> T:
@@ -54,7 +58,8 @@ class Engine:
         self._catalog = catalog
 
     async def close(self) -> None:
-        """Stop the models, after what is queued, and the pool."""
+        """Stop the models, after what is queued, and the pool, and send the last traces."""
         if self._catalog is not None:
             await self._catalog.stop()
         self.executor.shutdown(wait=False, cancel_futures=True)
+        await asyncio.to_thread(self.tracer.close)

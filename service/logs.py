@@ -19,7 +19,7 @@ from typing import Final, Literal, TextIO
 
 ROOT_LOGGER: Final = "service"
 MAX_VALUE_CHARS: Final = 500
-_QUIET_ROUTES: Final = ("/health/live", "/health/ready", "/metrics")
+QUIET_ROUTES: Final = ("/health/live", "/health/ready", "/metrics")
 # What uvicorn logs as errors: each upgrade that was refused with an answer (which it sends all the same), and text frames that
 # are no UTF-8 (which it closes with 1007).
 _CLIENTS_DOING: Final = frozenset(
@@ -70,7 +70,7 @@ def log_request(method: str, route: str, status: int, seconds: float) -> None:
 
     Probes and scrapes, which come every few seconds, are logged at DEBUG.
     """
-    level = logging.DEBUG if route in _QUIET_ROUTES and status < 500 else logging.INFO
+    level = logging.DEBUG if route in QUIET_ROUTES and status < 500 else logging.INFO
     log_event(_access, level, "request answered", method=method, route=route, status=status, ms=round(seconds * 1000, 1))
 
 

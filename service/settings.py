@@ -207,6 +207,11 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="The lowest level that is logged. info is one line for each request and stream."
     )
+    traces: Literal["off", "otlp"] = Field(
+        "off",
+        description="otlp sends OpenTelemetry traces (needs the extra otel); where to and how many say the variables OTEL_... "
+        "Off by default: it costs some time for each window.",
+    )
     root_path: Annotated[str, pydantic.AfterValidator(_check_root_path)] = Field(
         "",
         description="The path under which a proxy in front serves it, so that links are right. The proxy may take it "

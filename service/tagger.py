@@ -27,6 +27,7 @@ from service.pool import run_in_pool
 from service.postprocess.events import EventChange, EventDetector
 from service.postprocess.hysteresis import Event, Thresholds
 from service.postprocess.scores import Aggregate, Aggregation, Function, Tag, TagSelector, apply_function
+from service.tracing import NULL_TRACE, Lap, Trace
 
 LIVE_SECONDS = 30.0
 """A clip up to this long is somebody waiting; what is longer is bulk."""
@@ -148,6 +149,7 @@ class ClipReader:
         plan: What is wanted.
         max_seconds: Longer clips are refused.
         clock: Seconds, rising.
+        trace: Is told of every reading.
         is_finished: Whether all sound is in.
         num_samples: How much sound is in.
         seconds: Spent in `read`.
@@ -157,6 +159,7 @@ class ClipReader:
     plan: ClipPlan
     max_seconds: float
     clock: Callable[[], float] = time.monotonic
+    trace: Trace = NULL_TRACE
     is_finished: bool = False
     num_samples: int = 0
     seconds: float = 0.0
@@ -187,7 +190,9 @@ class ClipReader:
                     self.num_samples = self._windower.received_samples
             if self.num_samples > self.max_seconds * spec.sample_rate:
                 raise ClipTooLong(f"the clip is longer than {self.max_seconds:g} s (SONOTAG_MAX_CLIP_SECONDS)")
-        self.seconds += self.clock() - started
+        ended = self.clock()
+        self.seconds += ended - started
+        self.trace.stage_done(Lap("decode", started, ended))
         if self.is_finished and self.num_samples < spec.min_samples:
             raise ClipTooShort(
                 f"the clip has {self.num_samples} samples at {spec.sample_rate} Hz; "

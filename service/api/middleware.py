@@ -14,8 +14,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.api.error_handlers import error_response
 from service.errors import ServiceError
-from service.logs import log_request, request_context
+from service.logs import QUIET_ROUTES, log_request, request_context
 from service.services import Services
+from service.tracing import NULL_TRACER
 
 logger = logging.getLogger(__name__)
 
@@ -64,7 +65,8 @@ class RequestContext:
                 message["headers"] = [*message.get("headers", []), (b"x-request-id", request_id.encode("ascii"))]
             await send(message)
 
-        with request_context(request_id):
+        tracer = NULL_TRACER if scope["path"].endswith(QUIET_ROUTES) else self._services.tracer
+        with request_context(request_id), tracer.begin("request", scope["headers"]) as trace:
             try:
                 await self._app(scope, receive, send_with_id)
             except ClientDisconnect:
@@ -79,6 +81,7 @@ class RequestContext:
                 seconds = self._services.clock() - started
                 self._services.metrics.request_finished(route, status, seconds)
                 log_request(scope["method"], route, status, seconds)
+                trace.describe(route, {"http.route": route, "http.response.status_code": status, "sonotag.id": request_id})
 
 
 class RootPath:

@@ -53,7 +53,7 @@ async def stream(websocket: WebSocket) -> None:
         await websocket.send_denial_response(error_response(error))
         return
     session_id = new_id()
-    with session_context(session_id):
+    with session_context(session_id), services.tracer.begin("stream", websocket.headers.raw) as trace:
         driver = StreamDriver(services, SocketChannel(websocket), session_id)
         services.num_streams += 1
         try:
@@ -68,6 +68,9 @@ async def stream(websocket: WebSocket) -> None:
             services.metrics.stream_closed(outcome)
             seconds = round(driver.session.received_seconds, 3)
             log_event(logger, logging.INFO, "stream closed", outcome=outcome, seconds=seconds)
+            trace.describe(
+                "/v1/stream", {"sonotag.id": session_id, "sonotag.outcome": outcome, "sonotag.received_seconds": seconds}
+            )
 
 
 @router.get("/v1/stream", include_in_schema=False)

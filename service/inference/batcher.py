@@ -25,6 +25,7 @@ from service.inference.model_thread import ModelThread
 from service.inference.policy import Entry, Grant, Priority
 from service.inference.runner import FloatArray, Int16Array, ModelOutput, ModelSpec, Runner
 from service.observer import Observer
+from service.tracing import Lap
 
 MIN_RETRY_AFTER_SECONDS = 0.1
 
@@ -37,6 +38,7 @@ class WindowScores:
         logits: float32 `[labels]`.
         scores: float32 `[labels]`, each in [0, 1].
         embedding: float32 `[embedding_size]`, or None when it was not asked for.
+        started_at: When the run of its batch began, by the batcher's clock.
         queue_seconds: From `Batcher.submit` to the start of the run.
         infer_seconds: How long the run of its whole batch took.
     """
@@ -44,8 +46,15 @@ class WindowScores:
     logits: FloatArray
     scores: FloatArray
     embedding: FloatArray | None
+    started_at: float
     queue_seconds: float
     infer_seconds: float
+
+
+def model_laps(scores: WindowScores) -> tuple[Lap, Lap]:
+    """Return a window's wait and its run."""
+    began = scores.started_at
+    return Lap("queue", began - scores.queue_seconds, began), Lap("infer", began, began + scores.infer_seconds)
 
 
 @dataclass(slots=True, eq=False)
@@ -265,7 +274,7 @@ class Batcher:
                 continue
             embedding = output.embedding[row] if window.embedding and output.embedding is not None else None
             queued = started - window.submitted_at
-            window.answer.set_result(WindowScores(output.logits[row], output.scores[row], embedding, queued, seconds))
+            window.answer.set_result(WindowScores(output.logits[row], output.scores[row], embedding, started, queued, seconds))
         for window in windows:
             self._observer.stage_seconds("queue", started - window.submitted_at)
         self._observer.stage_seconds("infer", seconds)

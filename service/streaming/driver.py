@@ -15,12 +15,14 @@ from typing import Protocol
 from service.audio.intake import ContainerIntake, Intake, RawIntake
 from service.engine import Engine
 from service.errors import InferenceFailed, ServiceError
+from service.inference.batcher import model_laps
 from service.inference.policy import Priority
 from service.inference.runner import Int16Array
 from service.settings import Settings
 from service.streaming.actions import Action, Close, Dropped, FinishAudio, Infer, Send
 from service.streaming.messages import Limits, ServerMessage, Stop, Tags
 from service.streaming.session import StreamSession
+from service.tracing import Lap, current_trace
 
 logger = logging.getLogger(__name__)
 
@@ -93,6 +95,8 @@ class StreamDriver:
         self._must_finish = False
         self._is_receiving = False
         self._intake: Intake | None = None
+        self._trace = current_trace()
+        self._decoded: Lap | None = None
 
     async def run(self, query: list[tuple[str, str]]) -> None:
         """Serve the stream until it is closed or the other side is gone.
@@ -144,7 +148,7 @@ class StreamDriver:
                     if isinstance(message, Tags):
                         self._engine.metrics.window_lag(message.lag_ms / 1000)
                 case Infer():
-                    task = asyncio.create_task(self._infer(action))
+                    task = asyncio.create_task(self._infer(action, self._decoded))
                     self._inferences.add(task)
                     task.add_done_callback(self._inferences.discard)
                 case FinishAudio():
@@ -174,7 +178,8 @@ class StreamDriver:
         self._alarm = None
         self._perform(self.session.poll, self._clock())
 
-    async def _infer(self, action: Infer) -> None:
+    async def _infer(self, action: Infer, decoded: Lap | None) -> None:
+        """Have a window scored; `decoded` is the reading of the piece that completed it."""
         batcher = self._catalog.get(self.session.spec.name)
         try:
             result = await batcher.submit(action.waveform, priority=Priority.LIVE, deadline=action.deadline)
@@ -187,7 +192,11 @@ class StreamDriver:
         else:
             started = self._clock()
             self._perform(self.session.receive_scores, action.ticket, result.scores, started)
-            self._engine.metrics.stage_seconds("postprocess", self._clock() - started)
+            ended = self._clock()
+            self._engine.metrics.stage_seconds("postprocess", ended - started)
+            if self._trace.is_recording:
+                laps = [*model_laps(result), Lap("postprocess", started, ended)]
+                self._trace.window_done([decoded, *laps] if decoded else laps)
 
     async def _write(self) -> None:
         while True:
@@ -244,7 +253,10 @@ class StreamDriver:
         rate = self.session.spec.sample_rate
         try:
             while not self.session.is_closed:
+                started = self._clock()
                 block = next(blocks, None) if inline else await self._engine.run(lambda: next(blocks, None))
+                if self._trace.is_recording:
+                    self._decoded = Lap("decode", started, self._clock())
                 if block is None:
                     break
                 self._engine.metrics.audio_received("stream", len(block) / rate)

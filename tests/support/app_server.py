@@ -13,6 +13,7 @@ from service.metrics import Metrics
 from service.server import DrainingServer, make_config
 from service.settings import Settings
 from service.sockets import describe, listen
+from service.tracing import Tracer
 from tests.support.runners import WAIT_SECONDS, FakeRunner
 
 
@@ -22,13 +23,14 @@ class AppServer:
     Args:
         runner: The model.
         settings: Settings that differ from the defaults; the port is a free one.
+        tracer: Takes the traces.
     """
 
-    def __init__(self, runner: FakeRunner, settings: dict[str, Any]) -> None:
+    def __init__(self, runner: FakeRunner, settings: dict[str, Any], tracer: Tracer | None = None) -> None:
         # A .env file is the developer's; a test has only what it says.
         self.settings = Settings(_env_file=None, **{"port": 0} | settings)
         self.runner = runner
-        app = create_app(self.settings, runner=runner)
+        app = create_app(self.settings, runner=runner, tracer=tracer)
         self.metrics: Metrics = app.state.metrics
         self.lifecycle = app.state.lifecycle
         self._sockets = listen(self.settings)
@@ -60,9 +62,9 @@ class AppServer:
 
 
 @contextmanager
-def serving(runner: FakeRunner | None = None, **settings: Any) -> Iterator[AppServer]:
+def serving(runner: FakeRunner | None = None, *, tracer: Tracer | None = None, **settings: Any) -> Iterator[AppServer]:
     """Run a service for as long as the context is open; by default around a `FakeRunner` with one-second windows."""
-    server = AppServer(runner or FakeRunner(), settings)
+    server = AppServer(runner or FakeRunner(), settings, tracer)
     try:
         yield server
     finally:
