@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -94,8 +97,14 @@ def poll(is_so: Callable[[], object], between: Callable[[], object] = lambda: No
 
 
 @pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServiceProcess]:
-    environ = {"SONOTAG_WORKERS": "2", "SONOTAG_THREADS": "1", "SONOTAG_PROVIDER": "cpu", "SONOTAG_MAX_STREAMS": "101"}
+def metrics_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("metrics")
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory, metrics_folder: Path) -> Iterator[ServiceProcess]:
+    environ = {"PROMETHEUS_MULTIPROC_DIR": str(metrics_folder)}
+    environ |= {"SONOTAG_WORKERS": "2", "SONOTAG_THREADS": "1", "SONOTAG_PROVIDER": "cpu", "SONOTAG_MAX_STREAMS": "101"}
     with running("service", "serve", environ=environ, cwd=tmp_path_factory.mktemp("service")) as process:
         process.wait_ready()
         yield process
@@ -248,3 +257,20 @@ def test_no_client_makes_new_series(prometheus: Prometheus, load: Load, service:
     allowed = {"route", "status", "stage", "reason", "outcome", "source", "model", "le", "provider", "precision"}
     allowed |= {"source_sha256", "version", "python", "onnxruntime", "__name__", "job", "instance"}
     assert set(values) == allowed
+
+
+def test_a_worker_that_dies_is_missed_until_another_one_is_ready(
+    prometheus: Prometheus, service: ServiceProcess, metrics_folder: Path
+) -> None:
+    def ready(function: str) -> float:
+        return prometheus.query(f"sum({function}(sonotag_workers_ready[5m]))")[()]
+
+    assert ready("min_over_time") == 2
+    victim = min(int(path.stem.rpartition("_")[2]) for path in metrics_folder.glob("gauge_livesum_*.db"))
+    os.kill(victim, signal.SIGKILL)
+    service.wait_for_line(rf"a worker died .*pid={victim} code=-9")
+    # What was scraped meanwhile stays to be asked for, however late this is.
+    poll(lambda: ready("min_over_time") == 1)
+    poll(lambda: prometheus.query('max_over_time(ALERTS{alertname="SonotagNotReady", alertstate="pending"}[5m])'))
+    poll(lambda: prometheus.query("sum(sonotag_workers_ready)") == {(): 2})
+    assert prometheus.query("sum(sonotag_workers)") == {(): 2}
