@@ -56,6 +56,9 @@ def test_the_cases_notice_an_alert_that_never_fires(name: str, tmp_path: Path) -
             rule["expr"] = f"({rule['expr']}) and on () (vector(1) > 2)"
     (tmp_path / "alerts.yml").write_text(yaml.safe_dump(rules))
     cases = yaml.safe_load(ALERT_CASES.read_text()) | {"rule_files": [str(RECORDING), str(tmp_path / "alerts.yml")]}
+    cases["tests"] = [
+        test for test in cases["tests"] if any(f'"{name}"' in check["expr"] for check in test["promql_expr_test"])
+    ]
     (tmp_path / "cases.yml").write_text(yaml.safe_dump(cases))
     done = promtool("test", "rules", tmp_path / "cases.yml")
     assert done.returncode == 1
