@@ -33,6 +33,11 @@ function say(phase, message) {
   page.status.textContent = message;
 }
 
+/** Says something once: a screen reader would read the same text at every piece of sound. */
+function note(text) {
+  if (page.note.textContent !== text) page.note.textContent = text;
+}
+
 function setBusy(isBusy) {
   for (const name of ["model", "window", "hop", "microphone", "file"]) page[name].disabled = isBusy;
   page.stop.disabled = !isBusy;
@@ -87,7 +92,7 @@ const listener = {
     history.add(message, base);
     page.scored.textContent = formatTime(history.endSeconds, 1);
     page.lag.textContent = `${Math.round(message.lag_ms)} ms`;
-    if (history.forgottenSeconds) page.note.textContent = `Scores before ${formatTime(history.forgottenSeconds)} are no longer kept.`;
+    if (history.isCut) note("The first scores are no longer kept.");
     view.showNow();
     detectSoon();
   },
@@ -97,15 +102,15 @@ const listener = {
   },
   onLost: (seconds, why) => {
     addDropped(seconds);
-    page.note.textContent = `Some sound was not scored: ${why}.`;
+    note(`Some sound was not scored: ${why}.`);
   },
-  onNote: (text) => { page.note.textContent = text; },
+  onNote: note,
 };
 
 async function listen(opening) {
   if (stream || !page.setup.reportValidity()) return;
   setBusy(true);
-  page.note.textContent = "";
+  note("");
   let source;
   let labels;
   const model = chosenModel();

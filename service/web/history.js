@@ -11,7 +11,7 @@ export class ScoreHistory {
     this.labels = labels;
     this.sampleRate = sampleRate;
     this.windows = [];
-    this.forgottenSeconds = 0;
+    this.isCut = false;
     this.ids = new Map(labels.map((label, id) => [label, id]));
   }
 
@@ -26,7 +26,7 @@ export class ScoreHistory {
     this.windows.push({ start, end, scores });
     if (this.windows.length * this.labels.length > MAX_SCORES) {
       this.windows.shift();
-      this.forgottenSeconds = this.windows[0].start / this.sampleRate;
+      this.isCut = true;
     }
   }
 

@@ -85,7 +85,7 @@ export class LiveStream {
       this.#failures = 0;
       this.listener.onTags(message, this.#base);
     } else if (message.type === "warning") {
-      if (message.code === "lag") this.listener.onLost(message.dropped_to - message.dropped_from, message.message);
+      if (message.code === "lag") this.listener.onLost(message.dropped_to - message.dropped_from, "the model was too slow");
       else this.listener.onNote(message.message);
     } else if (message.type === "error") {
       if (message.fatal) this.#error = message;

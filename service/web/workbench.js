@@ -37,6 +37,7 @@ export class Workbench {
     const known = Object.entries(this.#config.per_label).filter(([label]) => labels.includes(label));
     this.#config.per_label = Object.fromEntries(known);
     this.#show();
+    this.onChange(this.#config);
   }
 
   /** Takes the server's configuration, unless somebody has moved a slider. */

@@ -39,6 +39,5 @@ def fake_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServicePr
 def page(browser: webdriver.Chrome, fake_service: ServiceProcess) -> Iterator[LivePage]:
     """The page of that service; it must end without a word on the console."""
     page = LivePage(browser, fake_service.url)
-    page.console_errors()
     yield page
     assert page.console_errors() == []

@@ -67,6 +67,8 @@ class LivePage:
 
     def __init__(self, driver: webdriver.Chrome, url: str) -> None:
         self.driver = driver
+        driver.get("about:blank")
+        self.console_errors()  # what the page before said to the end
         driver.get(url + "/")
         self.wait_for(lambda: self.find("microphone").is_enabled())
 
@@ -92,8 +94,13 @@ class LivePage:
 
     def wait_for_phase(self, phase: str) -> str:
         """Block until the status line is of a phase, and return it."""
-        self.wait_for(lambda: self.find("status").get_attribute("data-phase") == phase)
-        return self.text("status")
+        script = "const { dataset, textContent } = document.getElementById('status'); return [dataset.phase, textContent]"
+
+        def text_of_phase() -> str | None:
+            now, text = self.driver.execute_script(script)  # both at once: the next phase may be near
+            return str(text) if now == phase else None
+
+        return str(self.wait_for(text_of_phase))
 
     def events(self) -> list[tuple[str, str, str]]:
         """Return label, onset and offset of the table's rows, oldest first."""
