@@ -1,8 +1,9 @@
 """`sonotag listen`: say what is heard in sound as it comes: tags each hop, events when they begin and end.
 
-It is scored in this process, or by a service (--url). A file is played at its own speed, as a live stream would come. `-` (or
-a named pipe) reads standard input: a container, or raw samples with --encoding, --sample-rate and --channels. Control-C ends
-it: what came is scored, the summary is the last line; a second one ends it at once.
+It is scored in this process, or by a service (--url). A file is played at its own speed, as a live stream would come. An
+address is connected to again where it is lost. `-` (or a named pipe) reads standard input: a container, or raw samples with
+--encoding, --sample-rate and --channels. Control-C ends it: what came is scored, the summary is the last line; a second one
+ends it at once.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from typing import get_args
 from service import exit_codes
 from service.audio.formats import ENCODINGS, RawFormat
 from service.client import AsyncClient
+from service.commands.listen_network import DEFAULT_GIVE_UP_SECONDS, is_address, open_network
 from service.commands.listen_output import JsonLines, MessagePrinter, TextLines
 from service.commands.listen_sources import Source, open_file, open_pipe
 from service.commands.local_engine import add_engine_flags, ending_at_once, open_engine, open_pool
@@ -35,12 +37,13 @@ from service.streaming.configuration import DEFAULT_THRESHOLD, DEFAULT_TOP_K
 from service.streaming.driver import StreamDriver
 from service.streaming.messages import OnLag, ServerMessage, Stop, parse_query
 
+MAX_GIVE_UP_SECONDS = 365 * 86_400.0
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    parser.add_argument("source", metavar="FILE", help="a file of sound, or - for standard input")
+    parser.add_argument("source", metavar="SOURCE", help="a file of sound, an address (http, https, rtsp), or -")
     parser.add_argument("--json", action="store_true", help="print the messages of the wire, one a line")
     parser.add_argument(
         "--pace",
@@ -50,6 +53,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=1.0,
         metavar="SPEED",
         help="how many times real speed a file is played; 0: as fast as it can be scored. Default: 1",
+    )
+    parser.add_argument(
+        "--give-up",
+        type=float,
+        default=DEFAULT_GIVE_UP_SECONDS,
+        metavar="SECONDS",
+        help=f"how long an address that is lost is tried again; 0: not at all. Default: {DEFAULT_GIVE_UP_SECONDS:g}",
     )
     group = parser.add_argument_group("raw samples")
     group.add_argument(
@@ -99,6 +109,10 @@ def _check(args: argparse.Namespace) -> None:
     check_url_flags(args)
     if not 0 <= args.pace <= 1000:
         raise InvalidParameter(f"--pace is {args.pace:g}; it must be from 0 to 1000", param="pace")
+    if not 0 <= args.give_up <= MAX_GIVE_UP_SECONDS:
+        raise InvalidParameter(f"--give-up is {args.give_up:g}; it must be from 0 to {MAX_GIVE_UP_SECONDS:g}", param="give_up")
+    if is_address(args.source) and args.encoding != "auto":
+        raise InvalidParameter("an address tells what its sound is: leave out --encoding")
     if args.source == STANDARD_INPUT and sys.stdin.isatty():
         raise InvalidParameter("- reads sound from standard input, which is a terminal here: COMMAND | sonotag listen -")
     if args.encoding == "auto":
@@ -120,6 +134,8 @@ def _open_source(args: argparse.Namespace, engine: Engine) -> AbstractAsyncConte
     raw = _raw_format(args)
     if args.source == STANDARD_INPUT:
         return open_pipe(sys.stdin.fileno(), raw, args.channel)
+    if is_address(args.source):
+        return open_network(engine, args.source, args.channel, args.give_up, _report)
     if is_pipe(args.source):
         return _open_named_pipe(args, engine, raw)
     return open_file(engine, Path(args.source), raw, args.channel, args.pace)
@@ -132,6 +148,11 @@ async def _open_named_pipe(args: argparse.Namespace, engine: Engine, raw: RawFor
             yield source
 
 
+def _report(text: str) -> None:
+    sys.stderr.write(f"sonotag listen: {text}\n")
+    sys.stderr.flush()
+
+
 def _choices(args: argparse.Namespace) -> list[tuple[str, str]]:
     """Return what is wanted of the sound, as a stream's query."""
     items = [(name, value) for name, value in query_items(args) if name != "channel"]  # the source's business
@@ -139,7 +160,8 @@ def _choices(args: argparse.Namespace) -> list[tuple[str, str]]:
         items.append(("events", "false"))
     if args.event_options is not None:
         items.append(("events", args.event_options))
-    is_unhurried = args.source != STANDARD_INPUT and not is_pipe(args.source) and not args.pace
+    is_live = args.source == STANDARD_INPUT or is_address(args.source) or is_pipe(args.source)
+    is_unhurried = not is_live and not args.pace
     items.append(("on_lag", args.on_lag or ("wait" if is_unhurried else "skip")))
     return items
 
@@ -163,7 +185,8 @@ async def _listen_remotely(args: argparse.Namespace, settings: Settings, printer
     async with open_pool(settings) as engine, _open_source(args, engine) as source, AsyncClient(args.url) as client:
         start = parse_query(source.query + _choices(args))
         _on_first_signal(stopped.set)
-        messages = client.stream_frames(until_stopped(source.frames, stopped), start)
+        troubles: list[ServiceError] = []
+        messages = client.stream_frames(until_stopped(source.frames, stopped, troubles), start)
         try:
             async with aclosing(messages):
                 async for message in messages:
@@ -172,6 +195,8 @@ async def _listen_remotely(args: argparse.Namespace, settings: Settings, printer
             if not printer.num_errors:
                 raise  # nobody has said it
             return _exit_code(error.close_code, printer)
+    if troubles:
+        raise troubles[0]
     return _exit_code(1000, printer)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import BinaryIO
 from service.audio.decoding import AudioFile, open_audio
 from service.audio.formats import RawFormat
 from service.engine import Engine
+from service.errors import ServiceError
 
 PIECE_SECONDS = 0.1
 """What a live sender puts into a frame; results come no later for it."""
@@ -88,7 +89,7 @@ async def open_pipe(descriptor: int, raw: RawFormat | None, channel: int | None)
     """
     chosen = [] if channel is None else [("channel", str(channel))]
     query = raw_query(raw, channel) if raw else [("encoding", "auto"), *chosen]
-    frames = _receive(descriptor)
+    frames = receive(lambda: os.read(descriptor, PIPE_BYTES))
     try:
         yield Source(query, frames)
     finally:
@@ -119,27 +120,35 @@ async def _play(engine: Engine, pieces: Iterator[bytes], bytes_per_second: int, 
         yield piece
 
 
-async def _receive(descriptor: int) -> AsyncGenerator[bytes, None]:
+async def receive(read: Callable[[], bytes]) -> AsyncGenerator[bytes, None]:
+    """Yield what a function that blocks returns, until that is empty. A thread calls it, and no further ahead than a few times.
+
+    The thread ends with the function's end or with the process, whichever is first.
+
+    Raises:
+        OSError: As the function does.
+        ServiceError: As the function does.
+    """
     loop = asyncio.get_running_loop()
-    arrived: asyncio.Queue[bytes | OSError] = asyncio.Queue()
+    arrived: asyncio.Queue[bytes | OSError | ServiceError] = asyncio.Queue()
     places = threading.Semaphore(MAX_WAITING_READS)
 
-    def read() -> None:
-        data: bytes | OSError = b""
+    def keep_reading() -> None:
+        data: bytes | OSError | ServiceError = b""
         while isinstance(data, bytes):
             places.acquire()
             try:
-                data = os.read(descriptor, PIPE_BYTES)
-            except OSError as error:
+                data = read()
+            except (OSError, ServiceError) as error:
                 data = error
             with suppress(RuntimeError):  # the loop is closed: nobody listens any more
                 loop.call_soon_threadsafe(arrived.put_nowait, data)
             if not data:
                 return
 
-    threading.Thread(target=read, name="pipe", daemon=True).start()
+    threading.Thread(target=keep_reading, name="reader", daemon=True).start()
     while data := await arrived.get():
         places.release()
-        if isinstance(data, OSError):
+        if not isinstance(data, bytes):
             raise data
         yield data

@@ -11,7 +11,7 @@ from service.client.async_client import check_address
 from service.client.sounds import Frame
 from service.commands.local_engine import ENGINE_SETTINGS
 from service.commands.setting_flags import PREFIX
-from service.errors import InvalidParameter
+from service.errors import InvalidParameter, ServiceError
 from service.settings_source import flag_of
 
 _HERE_TOO = ("log_format", "log_level")
@@ -39,11 +39,18 @@ def check_url_flags(args: argparse.Namespace) -> None:
     check_address(args.url)
 
 
-async def until_stopped(frames: AsyncIterator[bytes], stopped: asyncio.Event) -> AsyncIterator[Frame]:
-    """Yield frames until they end or the event is set, whichever is first.
+async def until_stopped(
+    frames: AsyncIterator[bytes], stopped: asyncio.Event, troubles: list[ServiceError]
+) -> AsyncIterator[Frame]:
+    """Yield frames until they end, the event is set, or they can be read no further.
+
+    Args:
+        frames: The sound.
+        stopped: Set by whoever wants no more.
+        troubles: Takes why they can be read no further: what came is scored first.
 
     Raises:
-        Exception: What the frames raised.
+        OSError: What the frames raised.
     """
     stopping = asyncio.create_task(stopped.wait())
     coming: asyncio.Future[bytes] | None = None
@@ -56,6 +63,9 @@ async def until_stopped(frames: AsyncIterator[bytes], stopped: asyncio.Event) ->
             try:
                 yield coming.result()
             except StopAsyncIteration:
+                return
+            except ServiceError as error:
+                troubles.append(error)
                 return
     finally:
         stopping.cancel()

@@ -1,0 +1,280 @@
+"""Sound from an address, for `sonotag listen`: Icecast, HLS and other HTTP, RTSP. Audio only, through FFmpeg.
+
+A connection that breaks is made again, at once, then after pauses that double. What came meanwhile was not heard: it is said
+how long that was, and the stream's time goes on without it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Protocol
+from urllib.parse import urlsplit, urlunsplit
+
+import av
+from av.audio.frame import AudioFrame
+from av.container import InputContainer
+
+from service.audio.formats import RawFormat
+from service.commands.listen_sources import Source, raw_query, receive
+from service.engine import Engine
+from service.errors import InvalidParameter, ServiceError, UnsupportedAudio
+
+SCHEMES = ("http", "https", "rtsp", "rtsps")
+OPEN_SECONDS = 15.0
+READ_SECONDS = 20.0
+"""Twice the longest segment that HLS's authors recommend: a live playlist has nothing new for as long."""
+FIRST_PAUSE_SECONDS = 0.5
+MAX_PAUSE_SECONDS = 30.0
+DEFAULT_GIVE_UP_SECONDS = 60.0
+END_SECONDS = 2.0
+"""How far before the length that its head states a file may end: such lengths are estimates."""
+
+
+class SourceLost(ServiceError):
+    """The sound came over a network, and comes no more."""
+
+    code = "source_lost"
+
+
+class Connection(Protocol):
+    """Sound that comes.
+
+    Attributes:
+        sample_rate: Hz.
+        duration_seconds: How long it is; None for what has no end.
+    """
+
+    sample_rate: int
+    duration_seconds: float | None
+
+    def read(self) -> bytes:
+        """Return the next samples, f32le, mono; empty at the end.
+
+        Raises:
+            OSError: It broke.
+        """
+        ...
+
+    def close(self) -> None:
+        """Hang up."""
+        ...
+
+
+def is_address(source: str) -> bool:
+    """Return whether a source is an address of a network, not a file."""
+    return source.partition("://")[0].lower() in SCHEMES and "://" in source
+
+
+def without_secrets(url: str) -> str:
+    """Return an address as it may be shown: without user, password, query."""
+    parts = urlsplit(url)
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+
+
+@asynccontextmanager
+async def open_network(
+    engine: Engine, url: str, channel: int | None, give_up_seconds: float, report: Callable[[str], None]
+) -> AsyncIterator[Source]:
+    """Connect to an address and take what comes.
+
+    Args:
+        engine: A pool and a clock.
+        url: The address.
+        channel: The channel to take; None for the mean of all.
+        give_up_seconds: How long a broken connection is tried again; 0 for not at all.
+        report: Is told, in a thread, what was lost.
+
+    Raises:
+        SourceLost: There is nothing.
+        UnsupportedAudio: There is no sound in it.
+        InvalidParameter: There is no such channel.
+    """
+
+    def connect(sample_rate: int | None) -> Connection:
+        return AvConnection(url, channel, sample_rate)
+
+    try:
+        first = await engine.run(lambda: connect(None))
+    except OSError as error:
+        raise SourceLost(f"{without_secrets(url)}: {error}") from error
+    waits = Patience(give_up_seconds, engine.clock, time.sleep)
+    reader = NetworkReader(without_secrets(url), first, connect, waits, report)
+    frames = receive(reader.read)
+    try:
+        yield Source(raw_query(RawFormat("f32le", first.sample_rate, 1), None), frames)
+    finally:
+        await frames.aclose()
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How a broken connection is waited for.
+
+    Attributes:
+        give_up_seconds: How long in all.
+        clock: Seconds, rising.
+        sleep: Blocks for so many seconds.
+    """
+
+    give_up_seconds: float
+    clock: Callable[[], float]
+    sleep: Callable[[float], None]
+
+
+class NetworkReader:
+    """Reads from a connection, and from another one when it breaks. One thread uses it.
+
+    Args:
+        name: What is said of it.
+        connection: The first one.
+        connect: Makes another one, of that sample rate; raises OSError or ServiceError where it cannot.
+        patience: How long that is tried.
+        report: Is told what happens.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        connection: Connection,
+        connect: Callable[[int | None], Connection],
+        patience: Patience,
+        report: Callable[[str], None],
+    ) -> None:
+        self._name = name
+        self._connection = connection
+        self._connect = connect
+        self._patience = patience
+        self._report = report
+        self._sample_rate = connection.sample_rate
+        self._num_bytes = 0
+
+    @property
+    def seconds(self) -> float:
+        """How much sound came so far."""
+        return self._num_bytes / 4 / self._sample_rate
+
+    def read(self) -> bytes:
+        """Return the next samples; empty at the end.
+
+        Raises:
+            SourceLost: Nothing came for too long, or a file broke off.
+        """
+        try:
+            data, reason = self._connection.read(), "it ended"
+        except OSError as error:
+            data, reason = b"", str(error)
+        if not data:
+            duration = self._connection.duration_seconds
+            self._connection.close()
+            if duration is not None:
+                if self.seconds >= duration - END_SECONDS:
+                    return b""
+                raise SourceLost(f"{self._name} broke off at {self.seconds:.2f} s of {duration:.2f} s: {reason}")
+            data = self._reconnect(reason)
+        self._num_bytes += len(data)
+        return data
+
+    def _reconnect(self, reason: str) -> bytes:
+        """Return the first samples of another connection."""
+        patience = self._patience
+        lost_at = patience.clock()
+        self._report(f"{self._name}: lost at {self.seconds:.2f} s: {reason}")
+        pause = 0.0
+        while patience.clock() - lost_at + pause < patience.give_up_seconds:
+            patience.sleep(pause)
+            try:
+                connection = self._connect(self._sample_rate)
+                data = connection.read()
+            except (OSError, ServiceError) as error:
+                reason = str(error)
+            else:
+                if connection.duration_seconds is not None:
+                    connection.close()  # a live playlist that is complete now: what it had was heard
+                    self._report(f"{self._name}: it is over")
+                    return b""
+                if data:
+                    self._connection = connection
+                    self._report(f"{self._name}: back, {patience.clock() - lost_at:.1f} s were not heard")
+                    return data
+                connection.close()
+            pause = min(MAX_PAUSE_SECONDS, 2 * pause or FIRST_PAUSE_SECONDS)
+        raise SourceLost(f"{self._name} did not come back in {patience.give_up_seconds:g} s: {reason}")
+
+
+class AvConnection:
+    """A `Connection` through FFmpeg.
+
+    Args:
+        url: The address.
+        channel: The channel to take; None for the mean of all.
+        sample_rate: What to convert to; None for the sound's own.
+
+    Raises:
+        OSError: There is nothing, or it does not answer.
+        UnsupportedAudio: There is no sound in it.
+        InvalidParameter: There is no such channel.
+    """
+
+    def __init__(self, url: str, channel: int | None, sample_rate: int | None) -> None:
+        self._container = _open(url)
+        try:
+            audio = next(iter(self._container.streams.audio), None)
+            if audio is None:
+                raise UnsupportedAudio(f"{without_secrets(url)} has no sound")
+            if channel is not None and channel >= audio.codec_context.channels:
+                raise InvalidParameter(
+                    f"there is no channel {channel}: the sound has {audio.codec_context.channels}", param="channel"
+                )
+            self.sample_rate: int = sample_rate or audio.codec_context.sample_rate
+            duration = self._container.duration
+            self.duration_seconds: float | None = duration / av.time_base if duration and duration > 0 else None
+            self._frames = self._container.decode(audio)
+        except BaseException:
+            self._container.close()
+            raise
+        self._channel = channel
+        self._shape: tuple[object, ...] = ()
+        self._resampler: av.AudioResampler | None = None
+
+    def read(self) -> bytes:
+        """See `Connection`."""
+        while True:
+            try:
+                frame = next(self._frames, None)
+            except av.InvalidDataError:
+                continue  # a damaged packet, or one of before we came
+            except av.FFmpegError as error:
+                raise OSError(error.strerror) from error
+            if frame is None:
+                return b""
+            if data := b"".join(self._convert(frame)):
+                return data
+
+    def close(self) -> None:
+        """See `Connection`."""
+        self._container.close()
+
+    def _convert(self, frame: AudioFrame) -> Iterator[bytes]:
+        shape = (frame.format.name, frame.layout.name, frame.sample_rate)
+        if self._resampler is None or shape != self._shape:
+            # The next programme of a radio may come in another shape.
+            self._shape, self._resampler = shape, av.AudioResampler("fltp", rate=self.sample_rate)
+        frame.pts = None
+        for converted in self._resampler.resample(frame):
+            channels = converted.to_ndarray()
+            picked = channels.mean(axis=0) if self._channel is None else channels[min(self._channel, len(channels) - 1)]
+            yield picked.astype("<f4").tobytes()
+
+
+def _open(url: str) -> InputContainer:
+    is_rtsp = url.lower().startswith("rtsp")
+    options = {"rtsp_transport": "tcp", "allowed_media_types": "audio"} if is_rtsp else {}
+    try:
+        return av.open(url, options=options, timeout=(OPEN_SECONDS, READ_SECONDS))
+    except av.InvalidDataError as error:
+        raise UnsupportedAudio(f"{without_secrets(url)} is no sound that can be read") from error
+    except av.FFmpegError as error:
+        raise OSError(error.strerror) from error
