@@ -233,7 +233,6 @@ async def score_clip(
         ServiceError: The sound cannot be decoded, is too long or too short; the queue is full; the model failed or is
             too slow.
     """
-    loop = asyncio.get_running_loop()
     waiting = deque(await run_in_pool(executor, lambda: reader.read(LIVE_SECONDS)))
     priority = Priority.LIVE if reservation is None and reader.is_finished else Priority.BULK
     own = None
@@ -241,7 +240,7 @@ async def score_clip(
         places = min(MAX_PLACES, len(waiting)) if reader.is_finished else MAX_PLACES
         own = reservation = batcher.reserve(min(places, batcher.max_places(priority)), priority)
     running: deque[tuple[Span, asyncio.Task[WindowScores]]] = deque()
-    reading: asyncio.Future[list[Span]] | None = None
+    reading: asyncio.Task[list[Span]] | None = None
     try:
         while waiting or running or reading or not reader.is_finished:
             while waiting and len(running) < reservation.num_windows:
@@ -255,7 +254,7 @@ async def score_clip(
                 )
                 running.append((span, asyncio.ensure_future(job)))
             if reading is None and not reader.is_finished and not waiting:
-                reading = loop.run_in_executor(executor, reader.read, 0.0)
+                reading = asyncio.create_task(run_in_pool(executor, lambda: reader.read(0.0)))
             pending = [future for future in (reading, running[0][1] if running else None) if future]
             await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
             if reading is not None and reading.done():
@@ -271,10 +270,8 @@ async def score_clip(
         timing.decode = reader.seconds
         if own is not None:
             own.release()
-        for _, task in running:
-            task.cancel()
-        await asyncio.gather(*(task for _, task in running), return_exceptions=True)
-        if reading is not None:
-            await asyncio.wait([reading])  # its thread still holds the file
-            if not reading.cancelled():
-                reading.exception()
+        # A reading that is cancelled leaves its thread, which still holds the file, only when that has ended.
+        left = [task for _, task in running] + ([reading] if reading else [])
+        for future in left:
+            future.cancel()
+        await asyncio.gather(*left, return_exceptions=True)
