@@ -180,7 +180,7 @@ class StreamSession:
                 case Start():
                     self._receive_start(message)
                 case Update():
-                    self._receive_update(message, now)
+                    self._receive_update(message)
                 case Flush() if self._sound:
                     self._sound.add_tail(now)
                 case Stop():
@@ -378,7 +378,7 @@ class StreamSession:
         if start.resume_token is not None:
             self._answer_resume()
 
-    def _receive_update(self, update: Update, now: float) -> None:
+    def _receive_update(self, update: Update) -> None:
         if self._active is None:
             raise ProtocolViolation("update came before the configuration was complete: send start first", param="type")
         active = self._active = self._active.updated(update, self._event_defaults)

@@ -75,14 +75,19 @@ def take(driven, step):
     driven.finish_if_asked()
 
 
-@given(queries, st.lists(steps, max_size=30))
-@settings(max_examples=400, deadline=None)
-def test_any_order_of_messages_ends_in_a_legal_close(query, taken):
+def drive_to_the_end(query, taken):
     driven = DrivenSession(query)
     for step in taken:
         take(driven, step)
     driven.text('{"type": "stop"}')
     driven.answer()
+    return driven
+
+
+@given(queries, st.lists(steps, max_size=30))
+@settings(max_examples=400, deadline=None)
+def test_any_order_of_messages_ends_in_a_legal_close(query, taken):
+    driven = drive_to_the_end(query, taken)
     assert driven.close is not None
     assert driven.close.code in LEGAL_CLOSES
     seqs = [message["seq"] for message in driven.messages if message["seq"] is not None]
@@ -100,11 +105,7 @@ def test_any_order_of_messages_ends_in_a_legal_close(query, taken):
 @given(queries, st.lists(steps, max_size=30))
 @settings(max_examples=200, deadline=None)
 def test_windows_are_answered_in_order_each_once_and_every_second_is_accounted_for(query, taken):
-    driven = DrivenSession(query)
-    for step in taken:
-        take(driven, step)
-    driven.text('{"type": "stop"}')
-    driven.answer()
+    driven = drive_to_the_end(query, taken)
     ends = [message["end"] for message in driven.of_type("tags")]
     assert ends == sorted(set(ends))
     onsets, offsets = ([m["event_id"] for m in driven.of_type("event") if m["phase"] == phase] for phase in ("onset", "offset"))
