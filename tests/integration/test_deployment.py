@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -24,6 +23,7 @@ from service.metrics import MULTIPROCESS_VARIABLE
 from service.settings import Settings
 from tests.support.app_server import serving
 from tests.support.dockerfile import copy_context, read_stages
+from tests.support.programs import find_program
 from tests.support.prometheus import promtool
 from tests.support.shared import REPOSITORY
 from tests.support.websocket import Stream
@@ -49,12 +49,7 @@ def run(*command: str | Path, **environ: str) -> subprocess.CompletedProcess[str
 
 def read_compose(**environ: str) -> dict[str, Any]:
     """Return the compose file as the real program understands it."""
-    program = shutil.which("docker-compose")
-    if program is None:
-        if os.environ.get("CI"):
-            pytest.fail("docker-compose is not installed, and in CI it must be")
-        pytest.skip("needs docker-compose (Debian package docker-compose)")
-    done = run(program, "-f", COMPOSE, "--profile", "cpu", "--profile", "gpu", "config", **environ)
+    done = run(find_program("docker-compose"), "-f", COMPOSE, "--profile", "cpu", "--profile", "gpu", "config", **environ)
     assert done.returncode == 0, done.stderr
     document: dict[str, Any] = yaml.safe_load(done.stdout)
     return document

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import pytest
 from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.ui import WebDriverWait
+
+from tests.support.programs import find_program
 
 WAIT_SECONDS = 60
 """Never reached when all is well, also on a machine that is busy."""
@@ -43,14 +42,16 @@ def running_browser(folder: Path, microphone: Path) -> Iterator[webdriver.Chrome
         microphone: The WAV file that its microphone plays over and over.
     """
     options = webdriver.ChromeOptions()
-    options.binary_location = _program("chromium")
+    options.binary_location = find_program("chromium")
     downloads = folder / "downloads"
     downloads.mkdir()
     for flag in (*FLAGS, f"--use-file-for-fake-audio-capture={microphone}", f"--user-data-dir={folder / 'profile'}"):
         options.add_argument(flag)
     options.add_experimental_option("prefs", {"download.default_directory": str(downloads)})
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(_program("chromedriver")))
+    driver = webdriver.Chrome(
+        options=options, service=webdriver.ChromeService(find_program("chromedriver", package="chromium-driver"))
+    )
     try:
         yield driver
     finally:
@@ -119,12 +120,3 @@ class LivePage:
     def console_errors(self) -> list[str]:
         """Return what the console was told since the last call, but for what is mere information."""
         return [entry["message"] for entry in self.driver.get_log("browser") if entry["level"] in {"SEVERE", "WARNING"}]
-
-
-def _program(name: str) -> str:
-    path = shutil.which(name)
-    if path is None:
-        if os.environ.get("CI"):
-            pytest.fail(f"{name} is not installed, and in CI it must be")
-        pytest.skip(f"needs {name}")
-    return path

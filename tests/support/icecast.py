@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import socket
 import subprocess
 import threading
@@ -11,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import pytest
+from tests.support.programs import find_program
 
 PASSWORD = "hackme"
 MAX_SECONDS = 150
@@ -89,12 +88,7 @@ class Icecast:
 @contextmanager
 def running_icecast(folder: Path) -> Iterator[Icecast]:
     """Run an Icecast for as long as the context is open; where none is installed the test is skipped, in CI it fails."""
-    program = shutil.which("icecast2")
-    if program is None:
-        if os.environ.get("CI"):
-            pytest.fail("icecast2 is not installed, and in CI it must be")
-        pytest.skip("needs icecast2")
-    server = Icecast(program, folder)
+    server = Icecast(find_program("icecast2"), folder)
     try:
         yield server
     finally:

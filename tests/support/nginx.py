@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -13,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.programs import find_program
 from tests.support.shared import REPOSITORY
 
 CONFIG = REPOSITORY / "docker" / "nginx.conf"
@@ -54,11 +53,7 @@ def running_nginx(folder: Path, upstream: str, *, location: str = "/", proxy_pas
         location: The path that it serves.
         proxy_pass: As in the configuration; with a slash at the end the path is taken off.
     """
-    program = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
-    if program is None:
-        if os.environ.get("CI"):
-            pytest.fail("nginx is not installed, and in CI it must be")
-        pytest.skip("needs nginx")
+    program = find_program("nginx", package="nginx-light")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

@@ -6,7 +6,6 @@ import json
 import math
 import os
 import re
-import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -16,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import pytest
 import yaml
 
 from tests.support.process import running_command
+from tests.support.programs import find_program
 from tests.support.shared import REPOSITORY
 
 PROMETHEUS = REPOSITORY / "docker" / "prometheus"
@@ -35,19 +34,9 @@ GPU_SERIES = frozenset({"sonotag_gpu_memory_used_bytes", "sonotag_gpu_memory_tot
 _INTERVAL = "2s"
 
 
-def find_program(name: str) -> str:
-    """Return where a program of Debian's package prometheus is; skip the test without it, except in CI."""
-    program = shutil.which(name)
-    if program is None:
-        if os.environ.get("CI"):
-            pytest.fail(f"{name} is not installed, and in CI it must be")
-        pytest.skip(f"needs {name} (Debian package prometheus)")
-    return program
-
-
 def promtool(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     """Run promtool and return what came of it."""
-    command = [find_program("promtool"), *map(str, arguments)]
+    command = [find_program("promtool", package="prometheus"), *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, timeout=120)
 
 

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import itertools
-import os
-import shutil
 import subprocess
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import pytest
 import soundfile
 
 from service.audio.intake import ContainerIntake, Intake
+from tests.support.programs import find_program
 
 FloatArray = npt.NDArray[np.float32]
 Int16Array = npt.NDArray[np.int16]
@@ -38,7 +36,7 @@ def write_wav(path: Path, waveform: FloatArray, rate: int, subtype: str = "FLOAT
 
 def encode(directory: Path, waveform: FloatArray, rate: int, name: str, *ffmpeg_args: str) -> Path:
     """Encode float32 `[n]` or `[n, channels]` with ffmpeg to a file of that name; return its path."""
-    program = _program("ffmpeg")
+    program = find_program("ffmpeg")
     source = write_wav(directory / f"{name}.source.wav", waveform, rate)
     target = directory / name
     command = [program, "-nostdin", "-loglevel", "error", "-y", "-i", str(source), *ffmpeg_args, str(target)]
@@ -49,7 +47,7 @@ def encode(directory: Path, waveform: FloatArray, rate: int, name: str, *ffmpeg_
 
 def speech(directory: Path, text: str = "The quick brown fox jumps over the lazy dog, and then it runs away.") -> Path:
     """Return a 16 kHz mono WAV of a spoken sentence of about four seconds."""
-    program = _program("espeak-ng")
+    program = find_program("espeak-ng")
     spoken = directory / "spoken.wav"
     subprocess.run([program, "-w", str(spoken), text], check=True, timeout=60)
     waveform, rate = soundfile.read(spoken, dtype="float32")
@@ -79,12 +77,3 @@ def take_in(intake: Intake, data: bytes, cuts: list[int] | None = None) -> Int16
 def stream_samples(data: bytes, cuts: list[int] | None = None, *, channel: int | None = None, rate: int = 16_000) -> Int16Array:
     """Return the samples of a container's bytes, sent as a stream cut at these places."""
     return take_in(ContainerIntake(channel=channel, target_rate=rate), data, cuts)
-
-
-def _program(name: str) -> str:
-    path = shutil.which(name)
-    if path is None:
-        if os.environ.get("CI"):
-            pytest.fail(f"{name} is not installed, and in CI it must be")
-        pytest.skip(f"needs {name}")
-    return path
