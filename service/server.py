@@ -237,7 +237,14 @@ def run_server(settings: Settings, create_app: Callable[[Settings], FastAPI]) ->
 
 
 def end_process(code: int) -> NoReturn:
-    """End this process. A thread in which something was cut off is not waited for."""
+    """End this process. A thread in which something was cut off is not waited for.
+
+    While the interpreter takes itself down it puts the default handlers back: a late signal would then kill what has ended
+    cleanly. One that is ignored stays ignored.
+    """
+    if threading.current_thread() is threading.main_thread():
+        for sig in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(sig, signal.SIG_IGN)
     logging.shutdown()
     sys.stdout.flush()
     if code == exit_codes.UNFINISHED:

@@ -262,6 +262,10 @@ class Batcher:
         with contextlib.suppress(RuntimeError):
             self._loop.call_soon_threadsafe(function, *arguments)
 
+    def _begin_run(self) -> None:
+        self._thread.stage_upcoming()
+        self._observer.queue_depth(self._spec.name, self.depth)
+
     def _answer(self, windows: tuple[_Window, ...], output: ModelOutput | None, started: float, seconds: float) -> None:
         if output is None:
             self._fail(windows, partial(InferenceFailed, "the model failed on this batch"))
@@ -323,7 +327,7 @@ class _Messenger:
     batcher: Batcher
 
     def run_started(self) -> None:
-        self.batcher._post(self.batcher._thread.stage_upcoming)
+        self.batcher._post(self.batcher._begin_run)
 
     def run_finished(self, windows: tuple[_Window, ...], output: ModelOutput | None, started: float, seconds: float) -> None:
         self.batcher._post(self.batcher._answer, windows, output, started, seconds)
