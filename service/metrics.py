@@ -166,10 +166,9 @@ class Metrics:
 
     def _prepare_series(self) -> None:
         """Make every series of a closed set exist at zero: a rate() misses the first increment of one that appears late."""
-        for stage in STAGES:
-            self._stage_duration.labels(stage)
-        for source in SOURCES:
-            self._audio_received.labels(source)
+        # Looked up for every piece of sound of every stream, and `labels` takes a lock and makes a tuple of strings each time.
+        self._stages = {stage: self._stage_duration.labels(stage) for stage in STAGES}
+        self._sources = {source: self._audio_received.labels(source) for source in SOURCES}
         for reason in DROP_REASONS:
             self._audio_dropped.labels(reason)
         for outcome in STREAM_OUTCOMES:
@@ -205,7 +204,7 @@ class Metrics:
 
     def stage_seconds(self, stage: Stage, seconds: float) -> None:
         """See `Observer`."""
-        self._stage_duration.labels(_known(stage, STAGES)).observe(seconds)
+        (self._stages.get(stage) or self._stage_duration.labels(OTHER)).observe(seconds)
 
     def batch_scored(self, model: str, num_windows: int) -> None:
         """See `Observer`."""
@@ -218,7 +217,7 @@ class Metrics:
 
     def audio_received(self, source: Source, seconds: float) -> None:
         """See `Observer`."""
-        self._audio_received.labels(_known(source, SOURCES)).inc(seconds)
+        (self._sources.get(source) or self._audio_received.labels(OTHER)).inc(seconds)
 
     def audio_dropped(self, reason: DropReason, seconds: float) -> None:
         """See `Observer`."""

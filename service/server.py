@@ -147,7 +147,7 @@ def make_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
     return uvicorn.Config(
         app,
         lifespan="on",
-        loop="asyncio",
+        loop="uvloop",
         http="h11",
         log_config=None,
         access_log=False,

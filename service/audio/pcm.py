@@ -59,19 +59,22 @@ class MonoMixer:
         channels = frames.shape[1]
         self.check(channels)
         picked = range(channels) if self._channel is None else range(self._channel, self._channel + 1)
-        mixed = np.zeros(len(frames))
-        with np.errstate(invalid="ignore"):  # signalling NaNs, and the sum of both infinities: refused below
-            for index in picked:
-                mixed += frames[:, index]
-        mixed /= len(picked)
+        if len(picked) == 1:
+            mixed: npt.NDArray[np.floating] = frames[:, picked[0]].astype(np.float32)  # one channel is its own mean
+        else:
+            mixed = np.zeros(len(frames))
+            with np.errstate(invalid="ignore"):  # signalling NaNs, and the sum of both infinities: refused below
+                for index in picked:
+                    mixed += frames[:, index]
+            mixed /= len(picked)
         finite = np.isfinite(mixed)
         if not finite.all():
             self._refuse(mixed, int(np.argmin(finite)))
         self._num_frames += len(mixed)
         np.clip(mixed, -MAX_AMPLITUDE, MAX_AMPLITUDE, out=mixed)
-        return mixed.astype(np.float32)
+        return mixed.astype(np.float32, copy=False)
 
-    def _refuse(self, mixed: npt.NDArray[np.float64], index: int) -> NoReturn:
+    def _refuse(self, mixed: npt.NDArray[np.floating], index: int) -> NoReturn:
         raise UndecodableAudio(
             f"sample {self._num_frames + index} is {mixed[index]}, expected are finite numbers (full scale is -1 to 1)"
         )
@@ -107,6 +110,8 @@ class PcmDecoder:
         num_frames = len(whole) // self._format.frame_bytes
         self._rest = whole[num_frames * self._format.frame_bytes :]
         samples = decode_samples(self._format.encoding, whole[: num_frames * self._format.frame_bytes])
+        if self._format.channels == 1 and self._format.encoding != "f32le":
+            return samples  # one channel of integers: nothing to mix, to refuse or to clip
         return self._mixer.mix(samples.reshape(num_frames, self._format.channels))
 
     def finish(self) -> None:
@@ -125,9 +130,9 @@ class PcmDecoder:
 def decode_samples(encoding: Encoding, data: bytes) -> Float32Array:
     """Decode interleaved samples to float32 `[n]`, full scale is 1. ``len(data)`` is a multiple of a sample's size."""
     if encoding == "s16le":
-        return np.frombuffer(data, "<i2").astype(np.float32) / np.float32(2**15)
+        return np.frombuffer(data, "<i2") * np.float32(2**-15)
     if encoding == "s32le":
-        return np.frombuffer(data, "<i4").astype(np.float32) / np.float32(2**31)
+        return np.frombuffer(data, "<i4").astype(np.float32) * np.float32(2**-31)
     if encoding == "f32le":
         return np.frombuffer(data, "<f4").astype(np.float32)
     assert SAMPLE_BYTES[encoding] == 1

@@ -89,5 +89,8 @@ class RateBridge:
 
 def to_int16(samples: Float32Array) -> Int16Array:
     """Round float32 `[n]` (full scale is 1) half to even and clip it to int16 `[n]`."""
-    scaled: Float32Array = np.rint(samples * np.float32(2**15))
-    return np.clip(scaled, -(2**15), 2**15 - 1, out=scaled).astype(np.int16)
+    scaled: Float32Array = samples * np.float32(2**15)
+    np.rint(scaled, out=scaled)
+    np.maximum(scaled, -(2**15), out=scaled)
+    np.minimum(scaled, 2**15 - 1, out=scaled)
+    return scaled.astype(np.int16)

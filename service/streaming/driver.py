@@ -92,6 +92,7 @@ class StreamDriver:
         self._changed = asyncio.Event()
         self._inferences: set[asyncio.Task[None]] = set()
         self._alarm: asyncio.TimerHandle | None = None
+        self._alarm_at = 0.0
         self._must_finish = False
         self._is_receiving = False
         self._intake: Intake | None = None
@@ -164,14 +165,18 @@ class StreamDriver:
         self._arm()
 
     def _arm(self) -> None:
-        """Set the alarm for the session's next poll."""
+        """Set the alarm for the session's next poll.
+
+        An alarm that is set already and earlier is left: every frame moves the idle time-out, and a poll that comes too early
+        finds nothing to do and sets the alarm again.
+        """
         now = self._clock()
         at = self.session.next_poll(now)
-        if self._alarm:
+        if self._alarm and (at is None or at < self._alarm_at):
             self._alarm.cancel()
             self._alarm = None
-        if at is not None:
-            # A little late rather than a little early: an early poll finds nothing to do and is set again.
+        if at is not None and self._alarm is None:
+            self._alarm_at = at
             self._alarm = asyncio.get_running_loop().call_later(max(0.0, at - now) + 0.001, self._poll)
 
     def _poll(self) -> None:

@@ -111,6 +111,9 @@ class StreamSound:
 
     def advance(self, now: float) -> list[Outcome]:
         """Drop what is too late, give windows to the model, and answer those whose turn it is."""
+        if not self.has_windows:
+            self._windower.release(self._windower.received_samples)
+            return []
         self._ledger.expire(now)
         outcomes: list[Outcome] = [
             Infer(entry.ticket, self._windower.read(entry.span), self._ledger.deadline(entry)) for entry in self._ledger.issue()
