@@ -10,8 +10,8 @@ RUN /usr/local/lib/sonotag/install-system.sh
 FROM system AS build
 RUN /usr/local/lib/sonotag/install-system.sh build
 WORKDIR /source
-COPY docker/install-dependencies.sh docker/install-sonotag.sh docker/requirements.py docker/cuda.lock docker/
-COPY pyproject.toml requirements.lock README.md LICENSE ./
+COPY docker/install-dependencies.sh docker/install-sonotag.sh docker/build.lock docker/cpu.lock docker/cuda.lock docker/
+COPY pyproject.toml README.md LICENSE ./
 
 FROM build AS build-cpu
 RUN docker/install-dependencies.sh cpu

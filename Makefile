@@ -4,6 +4,8 @@
 #   make format    put the code in order  make export   rebuild the embedded bundle, and the other precisions in build/
 #   make image-test  run the image's own steps in a clean Debian, and serve from it (root, debootstrap, a minute)
 #   make wheel     build the wheel        make clean    remove what was built
+#   make lock      renew docker/*.lock    make audit    look up known vulnerabilities of what they name
+#   make sbom      write down what the images are made of (CycloneDX), with licences
 # PYTHON=... picks the interpreter (3.11 or newer); arguments for pytest go into ARGS: make test ARGS="-k drain".
 
 PYTHON ?=
@@ -20,7 +22,7 @@ SOURCES := service export tests
 PURE_TESTS := tests/unit/audio tests/integration/test_containers.py tests/unit/postprocess tests/unit/streaming tests/unit/inference/test_policy.py tests/property
 PURE_MODULES := service/audio/*,service/postprocess/*,service/streaming/session.py,service/inference/policy.py
 
-.PHONY: serve test image-test coverage lint types format export wheel clean
+.PHONY: serve test image-test coverage lint types format export wheel lock audit sbom clean
 .DELETE_ON_ERROR:
 
 serve: $(VENV)/.serve
@@ -54,6 +56,16 @@ export: $(VENV)/.dev
 
 wheel: $(VENV)/.dev
 	$(BIN)/python -m build --wheel --no-isolation --outdir dist
+
+lock: $(VENV)/.dev
+	scripts/lock-images $(BIN)
+
+audit: $(VENV)/.dev
+	$(BIN)/python scripts/audit $(BIN)
+
+sbom: wheel
+	for target in cpu cuda; do scripts/make-sbom $(BIN) $$target dist/sonotag-$$target.cdx.json || exit; done
+	$(BIN)/python scripts/list-licences dist/sonotag-cpu.cdx.json dist/sonotag-cuda.cdx.json > docs/licences.md
 
 clean:
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage htmlcov

@@ -2,9 +2,12 @@
 # Sonotag itself, into the environment that install-dependencies.sh made: install-sonotag.sh, in the folder of the sources.
 set -eu
 
-# The lock holds for what builds the wheel, too.
-PIP_CONSTRAINT=$PWD/requirements.lock /opt/pip/bin/python -m pip --python /opt/sonotag/bin/python install \
-  --quiet --no-cache-dir --disable-pip-version-check --no-deps .
+# What builds the wheel is locked, too: no isolation, which would fetch it anew.
+wheels=$(mktemp -d)
+/opt/pip/bin/python -m pip wheel --quiet --disable-pip-version-check --no-build-isolation --no-deps --wheel-dir "$wheels" .
+/opt/pip/bin/python -m pip --python /opt/sonotag/bin/python install \
+  --quiet --no-cache-dir --disable-pip-version-check --no-index --no-deps "$wheels"/*.whl
+rm -r "$wheels"
 
 # Both wheels of ONNX Runtime write into one folder: exactly one of them may be there. And torch is the exporter's.
 /opt/sonotag/bin/python - <<'CHECK'

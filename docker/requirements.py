@@ -1,4 +1,4 @@
-"""Print what an image installs, from pyproject.toml: `requirements.py cpu|cuda PYPROJECT`.
+"""Print what an image is locked from, out of pyproject.toml: `requirements.py cpu|cuda PYPROJECT`; `make lock` calls it.
 
 The project takes onnxruntime-gpu on Linux, which also runs without a GPU but is 200 MB larger. The target `cpu` takes
 onnxruntime in its place, `cuda` takes the CUDA libraries of the extra on top. It is never both: they share a folder.

@@ -110,17 +110,49 @@ def test_an_image_gets_one_onnx_runtime_and_nothing_of_the_exporter(target: str)
 
 
 def test_every_version_in_the_images_is_fixed() -> None:
-    for lock in (REPOSITORY / "requirements.lock", DOCKER / "cuda.lock"):
-        lines = [line for line in lock.read_text().splitlines() if not line.startswith("#")]
-        assert lines
-        assert [line for line in lines if not re.fullmatch(r"[\w.-]+==[\w.]+", line)] == []
-    done = run(sys.executable, DOCKER / "requirements.py", "cpu", REPOSITORY / "pyproject.toml")
-    locked = {line.partition("==")[0].lower().replace("_", "-") for line in lines_of("requirements.lock")}
-    assert {Requirement(line).name.lower() for line in done.stdout.splitlines()} <= locked
+    assert read_lock(REPOSITORY / "requirements.lock")
 
 
-def lines_of(name: str) -> list[str]:
-    return (REPOSITORY / name).read_text().splitlines()
+@pytest.mark.parametrize("target", ["cpu", "cuda"])
+def test_an_image_installs_the_tested_versions_by_their_hashes_and_all_that_is_required(target: str) -> None:
+    tested, locked = read_lock(REPOSITORY / "requirements.lock"), read_lock(DOCKER / f"{target}.lock")
+    assert {name: version for name, version in locked.items() if name in tested} == {
+        name: tested[name] for name in locked.keys() & tested.keys()
+    }
+    # What the tests cannot have beside onnxruntime-gpu, and without a GPU.
+    assert {name for name in locked.keys() - tested.keys() if not name.startswith("nvidia-")} <= {"onnxruntime"}
+    done = run(sys.executable, DOCKER / "requirements.py", target, REPOSITORY / "pyproject.toml")
+    wanted = [Requirement(line) for line in done.stdout.splitlines()]
+    for one in wanted:
+        if one.marker is None or one.marker.evaluate(LINUX):
+            assert one.specifier.contains(locked[normalise(one.name)]), f"{one}: run make lock"
+
+
+@pytest.mark.parametrize("target", ["cpu", "cuda"])
+def test_the_licence_of_all_that_an_image_ships_is_listed(target: str) -> None:
+    rows = re.findall(r"^\| (\S+) \| (\S+) \| ([\w, ]+) \|", (REPOSITORY / "docs" / "licences.md").read_text(), re.MULTILINE)
+    listed = {normalise(name): version for name, version, images in rows if target in images.split(", ")}
+    assert listed == read_lock(DOCKER / f"{target}.lock"), "run make sbom"
+
+
+def test_what_builds_the_images_wheel_is_locked_by_hash() -> None:
+    assert {"pip", "hatchling"} <= read_lock(DOCKER / "build.lock").keys()
+
+
+def normalise(name: str) -> str:
+    return name.lower().replace("_", "-")
+
+
+def read_lock(path: Path) -> dict[str, str]:
+    """Return the versions in a lock by name; every entry must be exact and, in an image's, have hashes."""
+    entries = re.sub(r"\s*\\\n\s+", " ", path.read_text()).splitlines()
+    with_hashes = r"( --hash=sha256:[0-9a-f]{64})+" if path.parent == DOCKER else ""
+    versions: dict[str, str] = {}
+    for entry in entries:
+        if not entry.startswith("#"):
+            assert (match := re.fullmatch(rf"([\w.-]+)==([\w.]+){with_hashes}", entry.strip())), entry
+            versions[normalise(match[1])] = match[2]
+    return versions
 
 
 def test_an_unknown_target_is_an_error() -> None:
@@ -140,7 +172,7 @@ def test_what_the_dockerfile_copies_is_sent_and_nothing_private_is(tmp_path: Pat
                     assert (tmp_path / source).exists(), line
     sent = {path.relative_to(tmp_path) for path in tmp_path.rglob("*") if path.is_file()}
     assert {path.parts[0] for path in sent} <= {
-        *("pyproject.toml", "requirements.lock", "README.md", "LICENSE", "docker", "service", "export", "bundles"),
+        *("pyproject.toml", "README.md", "LICENSE", "docker", "service", "export", "bundles"),
     }
     assert not [path for path in sent if path.name.startswith(".env") or path.suffix in {".pyc", ".safetensors"}]
 
