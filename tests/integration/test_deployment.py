@@ -150,7 +150,8 @@ def read_lock(path: Path) -> dict[str, str]:
     versions: dict[str, str] = {}
     for entry in entries:
         if not entry.startswith("#"):
-            assert (match := re.fullmatch(rf"([\w.-]+)==([\w.]+){with_hashes}", entry.strip())), entry
+            match = re.fullmatch(rf"([\w.-]+)==([\w.]+){with_hashes}", entry.strip())
+            assert match, entry
             versions[normalise(match[1])] = match[2]
     return versions
 
