@@ -1,9 +1,9 @@
 """`sonotag listen`: say what is heard in sound as it comes: tags each hop, events when they begin and end.
 
-It is scored in this process, or by a service (--url). A file is played at its own speed, as a live stream would come. An
-address is connected to again where it is lost. `-` (or a named pipe) reads standard input: a container, or raw samples with
---encoding, --sample-rate and --channels. Control-C ends it: what came is scored, the summary is the last line; a second one
-ends it at once.
+It is scored in this process, or by a service (--url). Without SOURCE the microphone is listened to. A file is played at its
+own speed, as a live stream would come. An address is connected to again where it is lost. `-` (or a named pipe) reads standard
+input: a container, or raw samples with --encoding, --sample-rate and --channels. Control-C ends it: what came is scored, the
+summary is the last line; a second one ends it at once.
 """
 
 from __future__ import annotations
@@ -22,10 +22,13 @@ from typing import get_args
 from service import exit_codes
 from service.audio.formats import ENCODINGS, RawFormat
 from service.client import AsyncClient
+from service.commands.device_list import print_devices
+from service.commands.listen_local import LocalChannel
 from service.commands.listen_network import DEFAULT_GIVE_UP_SECONDS, is_address, open_network
 from service.commands.listen_output import JsonLines, MessagePrinter, TextLines
 from service.commands.listen_sources import Source, open_file, open_pipe
 from service.commands.local_engine import add_engine_flags, ending_at_once, open_engine, open_pool
+from service.commands.microphone import Microphone, find_microphone, list_devices, load_backend, open_microphone
 from service.commands.query_flags import add_query_flags, query_items
 from service.commands.remote import add_url_flag, check_url_flags, until_stopped
 from service.commands.setting_flags import read_settings
@@ -35,7 +38,7 @@ from service.errors import InvalidParameter, NotFound, ServiceError
 from service.settings import Settings
 from service.streaming.configuration import DEFAULT_THRESHOLD, DEFAULT_TOP_K
 from service.streaming.driver import StreamDriver
-from service.streaming.messages import OnLag, ServerMessage, Stop, parse_query
+from service.streaming.messages import OnLag, parse_query
 
 MAX_GIVE_UP_SECONDS = 365 * 86_400.0
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -43,7 +46,19 @@ _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    parser.add_argument("source", metavar="SOURCE", help="a file of sound, an address (http, https, rtsp), or -")
+    parser.add_argument(
+        "source",
+        nargs="?",
+        metavar="SOURCE",
+        help="a file of sound, an address (http, https, rtsp), or -. Default: the microphone (needs the extra mic)",
+    )
+    device = parser.add_mutually_exclusive_group()
+    device.add_argument(
+        "--device",
+        metavar="DEVICE",
+        help="which microphone: its number, its name or a part of that. Default: the system's choice",
+    )
+    device.add_argument("--list-devices", action="store_true", help="print the microphones that there are, and end")
     parser.add_argument("--json", action="store_true", help="print the messages of the wire, one a line")
     parser.add_argument(
         "--pace",
@@ -92,15 +107,18 @@ def run(args: argparse.Namespace) -> int:
     settings = read_settings(args, quiet=True)
     try:
         _check(args)
+        if args.list_devices:
+            return print_devices(list_devices(load_backend()), as_json=args.json)
+        microphone = find_microphone(args.device) if args.source is None else None
         with ending_at_once():
-            return asyncio.run(_listen(args, settings))
+            return asyncio.run(_listen(args, settings, microphone))
     except (InvalidParameter, NotFound) as error:
         print(f"sonotag listen: {error.message}", file=sys.stderr)
         return exit_codes.USAGE
     except BrokenPipeError:
         raise
     except OSError as error:
-        print(f"sonotag listen: {args.source}: {error.strerror or error}", file=sys.stderr)
+        print(f"sonotag listen: {args.source or 'the microphone'}: {error.strerror or error}", file=sys.stderr)
         return exit_codes.FAILURE
 
 
@@ -111,8 +129,14 @@ def _check(args: argparse.Namespace) -> None:
         raise InvalidParameter(f"--pace is {args.pace:g}; it must be from 0 to 1000", param="pace")
     if not 0 <= args.give_up <= MAX_GIVE_UP_SECONDS:
         raise InvalidParameter(f"--give-up is {args.give_up:g}; it must be from 0 to {MAX_GIVE_UP_SECONDS:g}", param="give_up")
-    if is_address(args.source) and args.encoding != "auto":
-        raise InvalidParameter("an address tells what its sound is: leave out --encoding")
+    if args.source is not None:
+        for flag, is_given in (("--device", args.device is not None), ("--list-devices", args.list_devices)):
+            if is_given:
+                raise InvalidParameter(f"{flag} is about microphones: leave out {args.source}, or {flag}")
+        if is_address(args.source) and args.encoding != "auto":
+            raise InvalidParameter("an address tells what its sound is: leave out --encoding")
+    elif args.encoding != "auto":
+        raise InvalidParameter("a microphone tells what its sound is: leave out --encoding; - reads standard input")
     if args.source == STANDARD_INPUT and sys.stdin.isatty():
         raise InvalidParameter("- reads sound from standard input, which is a terminal here: COMMAND | sonotag listen -")
     if args.encoding == "auto":
@@ -130,8 +154,12 @@ def _raw_format(args: argparse.Namespace) -> RawFormat | None:
     return RawFormat(args.encoding, args.sample_rate, 1 if args.channels is None else args.channels)
 
 
-def _open_source(args: argparse.Namespace, engine: Engine) -> AbstractAsyncContextManager[Source]:
+def _open_source(
+    args: argparse.Namespace, engine: Engine, microphone: Microphone | None
+) -> AbstractAsyncContextManager[Source]:
     raw = _raw_format(args)
+    if microphone is not None:
+        return open_microphone(engine, *microphone, args.channel, _report)
     if args.source == STANDARD_INPUT:
         return open_pipe(sys.stdin.fileno(), raw, args.channel)
     if is_address(args.source):
@@ -160,17 +188,17 @@ def _choices(args: argparse.Namespace) -> list[tuple[str, str]]:
         items.append(("events", "false"))
     if args.event_options is not None:
         items.append(("events", args.event_options))
-    is_live = args.source == STANDARD_INPUT or is_address(args.source) or is_pipe(args.source)
+    is_live = args.source in (None, STANDARD_INPUT) or is_address(args.source) or is_pipe(args.source)
     is_unhurried = not is_live and not args.pace
     items.append(("on_lag", args.on_lag or ("wait" if is_unhurried else "skip")))
     return items
 
 
-async def _listen(args: argparse.Namespace, settings: Settings) -> int:
+async def _listen(args: argparse.Namespace, settings: Settings, microphone: Microphone | None) -> int:
     printer = MessagePrinter(JsonLines() if args.json else TextLines())
     if args.url is not None:
-        return await _listen_remotely(args, settings, printer)
-    async with open_engine(settings, args.model) as engine, _open_source(args, engine) as source:
+        return await _listen_remotely(args, settings, microphone, printer)
+    async with open_engine(settings, args.model) as engine, _open_source(args, engine, microphone) as source:
         channel = LocalChannel(engine, source, printer)
         driver = StreamDriver(engine, channel, secrets.token_hex(8))
         _on_first_signal(driver.stop)
@@ -180,9 +208,15 @@ async def _listen(args: argparse.Namespace, settings: Settings) -> int:
     return _exit_code(driver.close_code, printer)
 
 
-async def _listen_remotely(args: argparse.Namespace, settings: Settings, printer: MessagePrinter) -> int:
+async def _listen_remotely(
+    args: argparse.Namespace, settings: Settings, microphone: Microphone | None, printer: MessagePrinter
+) -> int:
     stopped = asyncio.Event()
-    async with open_pool(settings) as engine, _open_source(args, engine) as source, AsyncClient(args.url) as client:
+    async with (
+        open_pool(settings) as engine,
+        _open_source(args, engine, microphone) as source,
+        AsyncClient(args.url) as client,
+    ):
         start = parse_query(source.query + _choices(args))
         _on_first_signal(stopped.set)
         troubles: list[ServiceError] = []
@@ -217,42 +251,3 @@ def _on_first_signal(stop: Callable[[], None]) -> None:
 
     for number in _STOP_SIGNALS:
         loop.add_signal_handler(number, obey)
-
-
-class LocalChannel:
-    """A `Channel` between a source of sound and standard output.
-
-    Args:
-        engine: A pool to write in: a pipe that nobody reads must not hold the model.
-        source: The sound.
-        printer: Where messages go.
-
-    Attributes:
-        trouble: What ended the input or the output, if it was no end in good order.
-    """
-
-    def __init__(self, engine: Engine, source: Source, printer: MessagePrinter) -> None:
-        self._engine = engine
-        self._source = source
-        self._printer = printer
-        self.trouble: OSError | None = None
-
-    async def receive(self) -> str | bytes:
-        """See `Channel`. The end of the sound is `stop`."""
-        try:
-            frame = await anext(self._source.frames, None)
-        except OSError as error:
-            self.trouble = error
-            raise
-        return Stop(type="stop").model_dump_json() if frame is None else frame
-
-    async def send(self, message: ServerMessage) -> None:
-        """See `Channel`."""
-        try:
-            await self._engine.run(lambda: self._printer.write(message))
-        except OSError as error:
-            self.trouble = error
-            raise
-
-    async def close(self, code: int, reason: str) -> None:
-        """See `Channel`. What there is to say was sent."""

@@ -18,7 +18,7 @@ from av.audio.frame import AudioFrame
 from av.container import InputContainer
 
 from service.audio.formats import RawFormat
-from service.commands.listen_sources import Source, raw_query, receive
+from service.commands.listen_sources import Source, SourceLost, raw_query, receive
 from service.engine import Engine
 from service.errors import InvalidParameter, ServiceError, UnsupportedAudio
 
@@ -31,12 +31,6 @@ MAX_PAUSE_SECONDS = 30.0
 DEFAULT_GIVE_UP_SECONDS = 60.0
 END_SECONDS = 2.0
 """How far before the length that its head states a file may end: such lengths are estimates."""
-
-
-class SourceLost(ServiceError):
-    """The sound came over a network, and comes no more."""
-
-    code = "source_lost"
 
 
 class Connection(Protocol):

@@ -23,6 +23,12 @@ PIPE_BYTES = 64 * 1024
 MAX_WAITING_READS = 4
 
 
+class SourceLost(ServiceError):
+    """The sound came over a network or from a device, and comes no more."""
+
+    code = "source_lost"
+
+
 @dataclass(frozen=True, slots=True)
 class Source:
     """Sound to listen to.

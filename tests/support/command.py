@@ -37,8 +37,8 @@ def run_sonotag(*arguments: str, cwd: Path, data: bytes = b"", environ: Mapping[
     return Done(done.returncode, done.stdout.decode(), done.stderr.decode())
 
 
-def start_sonotag(*arguments: str, cwd: Path) -> subprocess.Popen[bytes]:
+def start_sonotag(*arguments: str, cwd: Path, environ: Mapping[str, str] | None = None) -> subprocess.Popen[bytes]:
     """Start a command line with pipes to all it reads and writes; the caller ends it."""
-    child = sonotag_child(*arguments)
+    child = sonotag_child(*arguments, environ=environ)
     pipe = subprocess.PIPE
     return subprocess.Popen(child.command, env=dict(child.environ), cwd=cwd, stdin=pipe, stdout=pipe, stderr=pipe)
