@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Generic, TypeVar, Unpack
@@ -16,6 +16,7 @@ import pydantic
 from service.answers import ClassifyQuery, ClipAnswer
 from service.client.errors import BadAnswer, Unreachable, response_error
 from service.client.fields import ClassifyFields, StartFields, make_query, make_start, query_items
+from service.client.lines import NDJSON, read_lines
 from service.client.retry import Retry
 from service.client.sounds import Clip, Frame, LiveSource, Payload, make_payload, open_live
 from service.client.streams import open_stream, run_stream
@@ -98,10 +99,30 @@ class AsyncClient:
         """
         return await self.classify_query(clip, make_query(fields), sample_rate=sample_rate)
 
-    async def classify_query(self, clip: Clip, query: ClassifyQuery, *, sample_rate: int | None = None) -> ClipAnswer:
-        """Do as `classify` does, with the parameters in one object."""
+    async def classify_query(
+        self,
+        clip: Clip,
+        query: ClassifyQuery,
+        *,
+        sample_rate: int | None = None,
+        on_progress: Callable[[float], None] | None = None,
+    ) -> ClipAnswer:
+        """Do as `classify` does, with the parameters in one object.
+
+        Args:
+            clip: As of `classify`.
+            query: What is wanted.
+            sample_rate: Of samples, Hz.
+            on_progress: Is told after each window how much is done, 0 to 1; the clip is answered line by line then.
+
+        Raises:
+            ServiceError: As of `classify`.
+            OSError: The file cannot be read.
+        """
         items, payload = query_items(query), make_payload(clip, sample_rate)
-        return await self._retry.run(lambda: self._classify(payload, items))
+        if on_progress is None:
+            return await self._retry.run(lambda: self._classify(payload, items))
+        return await self._retry.run(lambda: self._classify_by_line(payload, items, query.timeline, on_progress))
 
     async def classify_many(
         self, clips: Iterable[ClipT], *, concurrency: int = DEFAULT_CONCURRENCY, **fields: Unpack[ClassifyFields]
@@ -166,14 +187,39 @@ class AsyncClient:
             async for message in messages:
                 yield message
 
-    async def _classify(self, payload: Payload, items: tuple[tuple[str, str], ...]) -> ClipAnswer:
-        size = {"Content-Length": str(await payload.num_bytes()), "Content-Type": "application/octet-stream"}
+    async def _request(self, payload: Payload, items: tuple[tuple[str, str], ...], accept: str) -> httpx.Request:
+        headers = {
+            "Content-Length": str(await payload.num_bytes()),
+            "Content-Type": "application/octet-stream",
+            "Accept": accept,
+        }
+        return self._http.build_request(
+            "POST", f"{self._url}/v1/classify", params=httpx.QueryParams(items), content=payload.chunks(), headers=headers
+        )
+
+    async def _classify_by_line(
+        self, payload: Payload, items: tuple[tuple[str, str], ...], timeline: bool, on_progress: Callable[[float], None]
+    ) -> ClipAnswer:
+        request = await self._request(payload, items, NDJSON)
         try:
-            response = await self._http.post(
-                f"{self._url}/v1/classify", params=httpx.QueryParams(items), content=payload.chunks(), headers=size
-            )
+            response = await self._http.send(request, stream=True)
+            async with aclosing(response):
+                if not response.is_success:
+                    raise response_error(response.status_code, response.headers, await response.aread())
+                return await read_lines(response.aiter_lines(), timeline=timeline, on_progress=on_progress)
         except httpx.TransportError as error:
-            raise Unreachable(f"no answer from {self._url}: {str(error) or type(error).__name__}") from error
+            raise self._unreachable(error) from error
+        except ValueError as error:
+            raise BadAnswer(f"{self._url} answers {response.status_code}, but not as a Sonotag does") from error
+
+    def _unreachable(self, error: httpx.TransportError) -> Unreachable:
+        return Unreachable(f"no answer from {self._url}: {str(error) or type(error).__name__}")
+
+    async def _classify(self, payload: Payload, items: tuple[tuple[str, str], ...]) -> ClipAnswer:
+        try:
+            response = await self._http.send(await self._request(payload, items, "application/json"))
+        except httpx.TransportError as error:
+            raise self._unreachable(error) from error
         if not response.is_success:
             raise response_error(response.status_code, response.headers, response.content)
         try:

@@ -183,7 +183,8 @@ async def _classify(
         async with open_local_work(query, settings) as work:
             return await _write_answers(files, work, sink, bar, args.jobs or CONCURRENCY)
     async with AsyncClient(args.url) as client:
-        return await _write_answers(files, RemoteWork(client, query), sink, bar, args.jobs or DEFAULT_CONCURRENCY)
+        work = RemoteWork(client, query, is_watched=bar.is_shown)
+        return await _write_answers(files, work, sink, bar, args.jobs or DEFAULT_CONCURRENCY)
 
 
 async def _write_answers(files: list[SoundFile], work: ClipWork, sink: Sink, bar: ProgressBar, concurrency: int) -> int:

@@ -78,13 +78,15 @@ class RemoteWork:
     Args:
         client: Of the service.
         query: What is asked.
+        is_watched: Whether somebody sees how much is done: a whole answer costs the service less than its lines.
     """
 
-    def __init__(self, client: AsyncClient, query: ClassifyQuery) -> None:
+    def __init__(self, client: AsyncClient, query: ClassifyQuery, *, is_watched: bool) -> None:
         self._client = client
         self._query = query
+        self._is_watched = is_watched
 
     async def score(self, file: SoundFile, report: Report) -> ClipAnswer:
         """See `ClipWork`."""
         with await asyncio.to_thread(file.open) as opened:
-            return await self._client.classify_query(opened, self._query)
+            return await self._client.classify_query(opened, self._query, on_progress=report if self._is_watched else None)

@@ -15,11 +15,14 @@ class ProgressBar:
 
     Args:
         num_pieces: How many there are.
+
+    Attributes:
+        is_shown: Whether somebody sees it.
     """
 
     def __init__(self, num_pieces: int) -> None:
         self._fractions: dict[int, float] = {}
-        self._is_shown = sys.stderr.isatty()
+        self.is_shown = sys.stderr.isatty()
         self._progress = Progress(
             TextColumn("{task.fields[piece]}", markup=False),
             BarColumn(),
@@ -31,7 +34,7 @@ class ProgressBar:
             # rich would send standard output to where the bar is: into the terminal, not into the pipe.
             redirect_stdout=False,
             redirect_stderr=False,
-            disable=not self._is_shown,
+            disable=not self.is_shown,
         )
         self._task = self._progress.add_task("", total=num_pieces, piece="loading the model")
 
@@ -56,7 +59,7 @@ class ProgressBar:
     @contextmanager
     def hidden(self) -> Iterator[None]:
         """Take the bar off the terminal while something else is written."""
-        if not self._is_shown:
+        if not self.is_shown:
             yield
             return
         self._progress.stop()

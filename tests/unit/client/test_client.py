@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from websockets.asyncio.server import ServerConnection, serve
 
-from service.answers import ClipAnswer
+from service.answers import ClassifyQuery, ClipAnswer
 from service.client import AsyncClient, BadAnswer, Client, Disconnected, Retry, Unreachable
 from service.errors import (
     ClipTooShort,
@@ -146,6 +146,21 @@ def test_an_error_is_of_the_class_that_the_server_raised(
     assert caught.value.param == param
     assert not caught.value.retryable
     assert caught.value.message
+
+
+async def test_who_watches_gets_the_same_answer_and_is_told_how_much_is_done(server: AppServer) -> None:
+    query = ClassifyQuery(hop=0.5, timeline=True, events="true", embedding=True)
+    clip = wav(heard((SPEECH, 2), (DOG, 2)))
+    fractions: list[float] = []
+    async with AsyncClient(server.url) as client:
+        watched = await client.classify_query(clip, query, on_progress=fractions.append)
+        assert watched == await client.classify_query(clip, query)
+        with pytest.raises(UnsupportedAudio):
+            await client.classify_query(b"no sound " * 1000, query, on_progress=fractions.append)
+    assert watched.windows
+    assert len(fractions) == len(watched.windows)
+    assert fractions == sorted(fractions)
+    assert 0 < fractions[0] < fractions[-1] == 1
 
 
 def test_a_missing_file_is_the_systems_own_error(client: Client, tmp_path: Path) -> None:
