@@ -163,7 +163,7 @@ def _open_source(
     if args.source == STANDARD_INPUT:
         return open_pipe(sys.stdin.fileno(), raw, args.channel)
     if is_address(args.source):
-        return open_network(engine, args.source, args.channel, args.give_up, _report)
+        return open_network(engine, args.source, args.channel, args.pace, args.give_up, _report)
     if is_pipe(args.source):
         return _open_named_pipe(args, engine, raw)
     return open_file(engine, Path(args.source), raw, args.channel, args.pace)
@@ -181,15 +181,14 @@ def _report(text: str) -> None:
     sys.stderr.flush()
 
 
-def _choices(args: argparse.Namespace) -> list[tuple[str, str]]:
+def _choices(args: argparse.Namespace, source: Source) -> list[tuple[str, str]]:
     """Return what is wanted of the sound, as a stream's query."""
     items = [(name, value) for name, value in query_items(args) if name != "channel"]  # the source's business
     if args.no_events:
         items.append(("events", "false"))
     if args.event_options is not None:
         items.append(("events", args.event_options))
-    is_live = args.source in (None, STANDARD_INPUT) or is_address(args.source) or is_pipe(args.source)
-    is_unhurried = not is_live and not args.pace
+    is_unhurried = not source.is_live and not args.pace
     items.append(("on_lag", args.on_lag or ("wait" if is_unhurried else "skip")))
     return items
 
@@ -202,7 +201,7 @@ async def _listen(args: argparse.Namespace, settings: Settings, microphone: Micr
         channel = LocalChannel(engine, source, printer)
         driver = StreamDriver(engine, channel, secrets.token_hex(8))
         _on_first_signal(driver.stop)
-        await driver.run(source.query + _choices(args))
+        await driver.run(source.query + _choices(args, source))
     if channel.trouble is not None:
         raise channel.trouble
     return _exit_code(driver.close_code, printer)
@@ -217,7 +216,7 @@ async def _listen_remotely(
         _open_source(args, engine, microphone) as source,
         AsyncClient(args.url) as client,
     ):
-        start = parse_query(source.query + _choices(args))
+        start = parse_query(source.query + _choices(args, source))
         _on_first_signal(stopped.set)
         troubles: list[ServiceError] = []
         messages = client.stream_frames(until_stopped(source.frames, stopped, troubles), start)

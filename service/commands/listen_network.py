@@ -1,5 +1,6 @@
 """Sound from an address, for `sonotag listen`: Icecast, HLS and other HTTP, RTSP. Audio only, through FFmpeg.
 
+What has a length, in bytes or in seconds, is a file: it is played as one that lies here, and ends. All else is live.
 A connection that breaks is made again, at once, then after pauses that double. What came meanwhile was not heard: it is said
 how long that was, and the stream's time goes on without it.
 """
@@ -8,17 +9,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from typing import Protocol
 from urllib.parse import urlsplit, urlunsplit
 
 import av
 from av.audio.frame import AudioFrame
+from av.audio.stream import AudioStream
 from av.container import InputContainer
 
 from service.audio.formats import RawFormat
-from service.commands.listen_sources import Source, SourceLost, raw_query, receive
+from service.commands.listen_sources import Source, SourceLost, play, raw_query, receive
 from service.engine import Engine
 from service.errors import InvalidParameter, ServiceError, UnsupportedAudio
 
@@ -32,17 +34,21 @@ DEFAULT_GIVE_UP_SECONDS = 60.0
 END_SECONDS = 2.0
 """How far before the length that its head states a file may end: such lengths are estimates."""
 
+_PLAYLISTS = frozenset({"hls", "dash"})
+
 
 class Connection(Protocol):
     """Sound that comes.
 
     Attributes:
         sample_rate: Hz.
-        duration_seconds: How long it is; None for what has no end.
+        duration_seconds: How long it says it is; None for what has no end, or does not say.
+        has_length: Whether the server says how many bytes there are: where they end without an error, all have come.
     """
 
     sample_rate: int
     duration_seconds: float | None
+    has_length: bool
 
     def read(self) -> bytes:
         """Return the next samples, f32le, mono; empty at the end.
@@ -55,6 +61,11 @@ class Connection(Protocol):
     def close(self) -> None:
         """Hang up."""
         ...
+
+
+def is_file(connection: Connection) -> bool:
+    """Return whether what comes has an end."""
+    return connection.has_length or connection.duration_seconds is not None
 
 
 def is_address(source: str) -> bool:
@@ -70,7 +81,7 @@ def without_secrets(url: str) -> str:
 
 @asynccontextmanager
 async def open_network(
-    engine: Engine, url: str, channel: int | None, give_up_seconds: float, report: Callable[[str], None]
+    engine: Engine, url: str, channel: int | None, pace: float, give_up_seconds: float, report: Callable[[str], None]
 ) -> AsyncIterator[Source]:
     """Connect to an address and take what comes.
 
@@ -78,6 +89,7 @@ async def open_network(
         engine: A pool and a clock.
         url: The address.
         channel: The channel to take; None for the mean of all.
+        pace: How many times real speed a file is played; 0 for as fast as it comes.
         give_up_seconds: How long a broken connection is tried again; 0 for not at all.
         report: Is told, in a thread, what was lost.
 
@@ -96,11 +108,12 @@ async def open_network(
         raise SourceLost(f"{without_secrets(url)}: {error}") from error
     waits = Patience(give_up_seconds, engine.clock, time.sleep)
     reader = NetworkReader(without_secrets(url), first, connect, waits, report)
-    frames = receive(reader.read)
-    try:
-        yield Source(raw_query(RawFormat("f32le", first.sample_rate, 1), None), frames)
-    finally:
-        await frames.aclose()
+    is_live = not is_file(first)
+    raw = RawFormat("f32le", first.sample_rate, 1)
+    async with aclosing(receive(reader.read)) as came:
+        frames = came if is_live else play(engine, came, raw.frame_bytes * raw.sample_rate, pace)
+        async with aclosing(frames):
+            yield Source(raw_query(raw, None), frames, is_live=is_live)
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,20 +169,29 @@ class NetworkReader:
         Raises:
             SourceLost: Nothing came for too long, or a file broke off.
         """
+        reason: str | None = None
         try:
-            data, reason = self._connection.read(), "it ended"
+            data = self._connection.read()
         except OSError as error:
             data, reason = b"", str(error)
         if not data:
-            duration = self._connection.duration_seconds
             self._connection.close()
-            if duration is not None:
-                if self.seconds >= duration - END_SECONDS:
-                    return b""
-                raise SourceLost(f"{self._name} broke off at {self.seconds:.2f} s of {duration:.2f} s: {reason}")
-            data = self._reconnect(reason)
+            if is_file(self._connection):
+                self._check_whole(reason)
+                return b""
+            data = self._reconnect(reason or "it ended")
         self._num_bytes += len(data)
         return data
+
+    def _check_whole(self, reason: str | None) -> None:
+        """Raise unless a file has come to its end."""
+        duration = self._connection.duration_seconds
+        if reason is None and self._connection.has_length:
+            return
+        if duration is not None and self.seconds >= duration - END_SECONDS:
+            return
+        of = "" if duration is None else f" of {duration:.2f} s"
+        raise SourceLost(f"{self._name} broke off at {self.seconds:.2f} s{of}: {reason or 'it ended'}")
 
     def _reconnect(self, reason: str) -> bytes:
         """Return the first samples of another connection."""
@@ -185,7 +207,7 @@ class NetworkReader:
             except (OSError, ServiceError) as error:
                 reason = str(error)
             else:
-                if connection.duration_seconds is not None:
+                if is_file(connection):
                     connection.close()  # a live playlist that is complete now: what it had was heard
                     self._report(f"{self._name}: it is over")
                     return b""
@@ -225,7 +247,8 @@ class AvConnection:
             self.sample_rate: int = sample_rate or audio.codec_context.sample_rate
             duration = self._container.duration
             self.duration_seconds: float | None = duration / av.time_base if duration and duration > 0 else None
-            self._frames = self._container.decode(audio)
+            self.has_length = _has_length(self._container, url)
+            self._frames = _decode(self._container, audio)
         except BaseException:
             self._container.close()
             raise
@@ -235,17 +258,13 @@ class AvConnection:
 
     def read(self) -> bytes:
         """See `Connection`."""
-        while True:
-            try:
-                frame = next(self._frames, None)
-            except av.InvalidDataError:
-                continue  # a damaged packet, or one of before we came
-            except av.FFmpegError as error:
-                raise OSError(error.strerror) from error
-            if frame is None:
-                return b""
-            if data := b"".join(self._convert(frame)):
-                return data
+        try:
+            for frame in self._frames:
+                if data := b"".join(self._convert(frame)):
+                    return data
+        except av.FFmpegError as error:
+            raise OSError(error.strerror) from error
+        return b""
 
     def close(self) -> None:
         """See `Connection`."""
@@ -261,6 +280,23 @@ class AvConnection:
             channels = converted.to_ndarray()
             picked = channels.mean(axis=0) if self._channel is None else channels[min(self._channel, len(channels) - 1)]
             yield picked.astype("<f4").tobytes()
+
+
+def _decode(container: InputContainer, audio: AudioStream) -> Iterator[AudioFrame]:
+    for packet in container.demux(audio):
+        try:
+            frames = packet.decode()
+        except av.InvalidDataError:
+            continue  # a damaged packet, or one of before we came
+        yield from frames
+
+
+def _has_length(container: InputContainer, url: str) -> bool:
+    """Return whether these bytes are one file, whose length is stated. A playlist's own length says nothing about its sound."""
+    is_plain = url.lower().startswith("http") and not _PLAYLISTS.intersection(container.format.name.split(","))
+    # Some radios state a length to please old players.
+    is_radio = any(name.lower().startswith("icy-") for name in container.metadata)
+    return is_plain and not is_radio and container.size > 0
 
 
 def _open(url: str) -> InputContainer:

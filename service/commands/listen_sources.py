@@ -36,10 +36,12 @@ class Source:
     Attributes:
         query: How its bytes are to be read, as names and values of a stream's query string.
         frames: The bytes, as they come.
+        is_live: Whether they come when they come; else they are there already, and are played.
     """
 
     query: list[tuple[str, str]]
     frames: AsyncIterator[bytes]
+    is_live: bool
 
 
 def raw_query(raw: RawFormat, channel: int | None) -> list[tuple[str, str]]:
@@ -76,9 +78,9 @@ async def open_file(
             audio = stack.enter_context(await engine.run(lambda: open_audio(file, channel=channel)))
             raw = RawFormat("f32le", audio.sample_rate, 1)
             query, pieces = raw_query(raw, None), _decoded_pieces(audio)
-        frames = _play(engine, pieces, raw.frame_bytes * raw.sample_rate, pace)
+        frames = play(engine, _take(engine, pieces), raw.frame_bytes * raw.sample_rate, pace)
         stack.push_async_callback(frames.aclose)
-        yield Source(query, frames)
+        yield Source(query, frames, is_live=False)
 
 
 @asynccontextmanager
@@ -97,7 +99,7 @@ async def open_pipe(descriptor: int, raw: RawFormat | None, channel: int | None)
     query = raw_query(raw, channel) if raw else [("encoding", "auto"), *chosen]
     frames = receive(lambda: os.read(descriptor, PIPE_BYTES))
     try:
-        yield Source(query, frames)
+        yield Source(query, frames, is_live=True)
     finally:
         await frames.aclose()
 
@@ -115,10 +117,23 @@ def _decoded_pieces(audio: AudioFile) -> Iterator[bytes]:
             yield block[start : start + size].astype("<f4").tobytes()
 
 
-async def _play(engine: Engine, pieces: Iterator[bytes], bytes_per_second: int, pace: float) -> AsyncGenerator[bytes, None]:
+async def _take(engine: Engine, pieces: Iterator[bytes]) -> AsyncGenerator[bytes, None]:
+    while (piece := await engine.run(lambda: next(pieces, None))) is not None:
+        yield piece
+
+
+async def play(engine: Engine, pieces: AsyncIterator[bytes], bytes_per_second: int, pace: float) -> AsyncGenerator[bytes, None]:
+    """Yield pieces when they would be there if they came live.
+
+    Args:
+        engine: A clock.
+        pieces: They are there already.
+        bytes_per_second: Of sound.
+        pace: How many times real speed; 0 for at once.
+    """
     started = engine.clock()
     num_bytes = 0
-    while (piece := await engine.run(lambda: next(pieces, None))) is not None:
+    async for piece in pieces:
         num_bytes += len(piece)
         if pace:
             # A microphone has a piece when its last sample is there, not before.

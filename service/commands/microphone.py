@@ -228,7 +228,7 @@ async def open_microphone(
         report(f"listening to {device.name}, {device.sample_rate} Hz; Control-C ends it")
         frames = receive(reader.read)
         try:
-            yield Source(raw_query(RawFormat("f32le", device.sample_rate, 1), None), frames)
+            yield Source(raw_query(RawFormat("f32le", device.sample_rate, 1), None), frames, is_live=True)
         finally:
             await frames.aclose()
     finally:

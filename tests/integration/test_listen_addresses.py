@@ -1,4 +1,4 @@
-"""`sonotag listen ADDRESS` against a real Icecast and a real HLS playlist."""
+"""`sonotag listen ADDRESS` against a real Icecast, HLS playlists, files over HTTP, and GStreamer's RTSP server."""
 
 from __future__ import annotations
 
@@ -12,13 +12,16 @@ from contextlib import contextmanager
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
+import soundfile
 
 from service import exit_codes
 from tests.support.command import TIMEOUT_SECONDS, run_sonotag, start_sonotag
 from tests.support.icecast import running_icecast
 from tests.support.process import ServiceProcess
+from tests.support.rtsp import running_camera
 from tests.support.shared import REPOSITORY
 
 SPEECH = REPOSITORY / "examples" / "speech.wav"
@@ -29,10 +32,18 @@ class Quiet(SimpleHTTPRequestHandler):
         pass
 
 
+class Broken(Quiet):
+    """States the length of a file and breaks off in the middle of it."""
+
+    def copyfile(self, source: Any, outputfile: Any) -> None:
+        data = source.read()
+        outputfile.write(data[: len(data) // 2])
+
+
 @contextmanager
-def web_server(folder: Path) -> Iterator[str]:
+def web_server(folder: Path, handler: type[Quiet] = Quiet) -> Iterator[str]:
     """Serve a folder; yield its address."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder)))
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(handler, directory=str(folder)))
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     try:
@@ -85,7 +96,7 @@ def test_a_playlist_is_listened_to_to_its_end(is_remote: bool, embedded_server: 
     subprocess.run([*command, "-hls_playlist_type", "vod", str(tmp_path / "x.m3u8")], check=True, timeout=60)
     flags = ("--url", embedded_server.url) if is_remote else ()
     with web_server(tmp_path) as address:
-        done = run_sonotag("listen", "--on-lag", "wait", *flags, f"{address}/x.m3u8", cwd=tmp_path)
+        done = run_sonotag("listen", "--pace", "0", *flags, f"{address}/x.m3u8", cwd=tmp_path)
     assert (done.code, done.errors) == (exit_codes.OK, "")
     assert "began Speech" in done.output
     assert re.match(r"5\.[23]\d s heard", done.output.splitlines()[-1])
@@ -104,6 +115,77 @@ def test_a_live_playlist_is_over_when_it_is_complete(tmp_path: Path) -> None:
     assert done.code == exit_codes.OK, done.errors
     assert "Speech" in done.output
     assert done.errors.endswith("x.m3u8: it is over\n")
+
+
+@pytest.mark.parametrize("name", ["x.wav", "x.mp3", "x.ogg", "x.aac"])
+def test_a_file_over_http_is_played_and_ends_as_one_that_lies_here(name: str, tmp_path: Path) -> None:
+    """Of an OGG the length in seconds is not known where the server cannot seek; its bytes are counted."""
+    subprocess.run(
+        ["ffmpeg", "-nostdin", "-loglevel", "error", "-i", str(SPEECH), str(tmp_path / name)], check=True, timeout=60
+    )
+    flags = ("--pace", "0", "--hop", "2", "--top-k", "1")
+    with web_server(tmp_path) as address:
+        done = run_sonotag("listen", *flags, f"{address}/{name}", cwd=tmp_path)
+    here = run_sonotag("listen", *flags, str(tmp_path / name), cwd=tmp_path)
+    assert (done.code, done.errors) == (here.code, here.errors) == (exit_codes.OK, "")
+    assert "ended Speech" in done.output
+    assert re.match(r"5\.[23]\d s heard, 3 windows", done.output.splitlines()[-1])
+
+
+def test_a_file_over_http_that_breaks_off_is_not_begun_again(tmp_path: Path) -> None:
+    with web_server(SPEECH.parent, Broken) as address:
+        done = run_sonotag("listen", "--pace", "0", f"{address}/{SPEECH.name}", cwd=tmp_path)
+    assert done.code == exit_codes.FAILURE
+    assert "ended Speech" in done.output
+    assert re.fullmatch(r"sonotag listen: .*/speech.wav broke off at 2\.6\d s of 5\.24 s: .*\n", done.errors), done.errors
+
+
+def test_a_camera_that_goes_away_and_comes_back_is_listened_to_again(tmp_path: Path) -> None:
+    samples = soundfile.read(SPEECH, dtype="int16")[0]
+    (tmp_path / "speech.raw").write_bytes(samples.tobytes())
+    with running_camera(tmp_path / "speech.raw") as camera:
+        process = start_sonotag("listen", "--hop", "0.5", camera.url, cwd=tmp_path)
+        watchdog = threading.Timer(TIMEOUT_SECONDS, process.kill)  # a line that never comes must not hold the tests
+        watchdog.start()
+        try:
+            until(process.stdout, "began Speech")
+        except BaseException:
+            process.kill()
+            raise
+    with process:
+        try:
+            lost = until(process.stderr, "lost at")
+            with running_camera(tmp_path / "speech.raw", port=camera.port):
+                back = until(process.stderr, "back,")
+                process.send_signal(signal.SIGINT)
+                output, errors = process.communicate()
+        finally:
+            process.kill()
+            watchdog.cancel()
+    assert (process.returncode, errors) == (exit_codes.OK, b"")
+    assert re.search(rf"{camera.url}: lost at \d+\.\d\d s: ", lost)
+    assert re.search(r"back, \d+\.\d s were not heard", back)
+    assert "ended Speech" in output.decode()
+
+
+def test_a_recording_over_rtsp_ends(embedded_server: ServiceProcess, tmp_path: Path) -> None:
+    with running_camera(SPEECH) as camera:
+        done = run_sonotag("listen", "--url", embedded_server.url, camera.url, cwd=tmp_path)
+    assert (done.code, done.errors) == (exit_codes.OK, "")
+    assert "ended Speech" in done.output
+    assert re.match(r"5\.[23]\d s heard", done.output.splitlines()[-1])
+
+
+def test_a_camera_without_sound_or_without_such_a_stream_ends_with_one_line(tmp_path: Path) -> None:
+    with running_camera(None) as camera:
+        silent = run_sonotag("listen", camera.url, cwd=tmp_path)
+        missing = run_sonotag("listen", f"{camera.url.replace('//', '//user:secret@')}/other", cwd=tmp_path)
+    gone = run_sonotag("listen", camera.url, cwd=tmp_path)
+    assert silent.code == missing.code == gone.code == exit_codes.FAILURE
+    # The server's own word for it: there is nothing to play.
+    assert re.fullmatch(r"sonotag listen: rtsp://127\S*/live: .* 4XX .*\n", silent.errors), silent.errors
+    assert re.fullmatch(r"sonotag listen: rtsp://127\S*/live/other: .*not found\n", missing.errors, re.IGNORECASE)
+    assert re.fullmatch(r"sonotag listen: rtsp://127\S*/live: Connection refused\n", gone.errors)
 
 
 @pytest.mark.parametrize("is_remote", [False, True])

@@ -24,9 +24,10 @@ class Line:
 
     sample_rate = 8000
 
-    def __init__(self, *pieces: bytes | OSError, duration: float | None = None) -> None:
+    def __init__(self, *pieces: bytes | OSError, duration: float | None = None, has_length: bool = False) -> None:
         self._pieces = list(pieces)
         self.duration_seconds = duration
+        self.has_length = has_length
         self.is_closed = False
 
     def read(self) -> bytes:
@@ -107,6 +108,17 @@ def test_a_file_that_breaks_off_is_not_begun_again(end: bytes | OSError) -> None
     radio = Exchange(Line(SECOND, end, duration=60), Line(SECOND))
     assert radio.reader.read() == SECOND
     with pytest.raises(SourceLost, match=r"broke off at 1\.00 s of 60\.00 s"):
+        radio.reader.read()
+
+
+def test_a_file_whose_length_is_stated_ends_with_its_last_byte_whatever_its_head_estimates() -> None:
+    for duration in (None, 60.0):
+        radio = Exchange(Line(SECOND, duration=duration, has_length=True), Line(SECOND))
+        assert radio.all() == SECOND
+        assert radio.reports == []
+    radio = Exchange(Line(SECOND, OSError("reset"), has_length=True), Line(SECOND))
+    assert radio.reader.read() == SECOND
+    with pytest.raises(SourceLost, match=r"broke off at 1\.00 s: reset"):
         radio.reader.read()
 
 
