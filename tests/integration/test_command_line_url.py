@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import socket
+import subprocess
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +17,7 @@ import numpy as np
 import pytest
 
 from service import exit_codes
-from tests.support.command import Done, run_sonotag, start_sonotag
+from tests.support.command import Done, run_sonotag, sonotag_child, start_sonotag
 from tests.support.process import ServiceProcess
 from tests.support.rest import wav
 from tests.support.shared import REPOSITORY
@@ -69,6 +72,26 @@ def test_classify_prints_the_same_as_without_a_service(
     assert (there.code, there.errors) == (here.code, here.errors)
     assert here.code == exit_codes.FAILURE
     assert floats(there.output) == numbers(here.output)
+
+
+def test_the_progress_bar_moves_while_a_service_scores_a_clip(embedded_server: ServiceProcess, tmp_path: Path) -> None:
+    long = write_wav(tmp_path / "long.wav", noise(120, 16_000), 16_000, "PCM_16")
+    arguments = ("classify", "--json", "--hop", "1", "--url", embedded_server.url, str(long))
+    unseen = run_sonotag(*arguments, cwd=tmp_path)
+    terminal, end = os.openpty()
+    child = sonotag_child(*arguments, environ={"TERM": "xterm", "COLUMNS": "200"})
+    with subprocess.Popen(child.command, env=dict(child.environ), cwd=tmp_path, stdout=subprocess.PIPE, stderr=end) as process:
+        os.close(end)
+        shown = b""
+        with suppress(OSError):  # what Linux answers once the other end is closed
+            while data := os.read(terminal, 65536):
+                shown += data
+        assert process.stdout is not None
+        output = process.stdout.read().decode()
+    os.close(terminal)
+    assert (process.returncode, unseen.code) == (exit_codes.OK, exit_codes.OK)
+    assert floats(output) == numbers(unseen.output)
+    assert {int(percent) for percent in re.findall(rb"(\d+)%", shown)} - {0, 100}
 
 
 @pytest.mark.parametrize("flags", [(), ("--json",)])
