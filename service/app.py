@@ -70,6 +70,8 @@ def create_app(settings: Settings, *, runner: Runner | None = None, tracer: Trac
         summary="Real-time streaming audio tagging",
         version=version("sonotag"),
         lifespan=lifespan,
+        docs_url=None,  # theirs load scripts from elsewhere; ours is in page.py
+        redoc_url=None,
     )
     app.state.services = services
     app.state.lifecycle = lifecycle

@@ -1,4 +1,4 @@
-"""The page's files over HTTP: types, caching, what may be asked for, and that nothing comes from elsewhere."""
+"""The pages' files over HTTP: types, caching, what may be asked for, and that nothing comes from elsewhere."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from service.api.page import WEB_FOLDER
 from tests.support.app_server import AppServer, serving
 
 TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
+PAGES = ("/", "/docs")
 FILES = sorted(path.name for path in WEB_FOLDER.iterdir() if path.is_file())
 
 
@@ -27,10 +28,15 @@ def test_every_file_comes_with_its_type_and_is_asked_for_anew_each_time(fake_ser
     assert (again.status_code, again.content) == (304, b"")
 
 
-def test_the_page_lets_the_browser_load_nothing_from_elsewhere(fake_server: AppServer) -> None:
-    answer = httpx.get(fake_server.url + "/")
+@pytest.mark.parametrize("path", PAGES)
+def test_a_page_lets_the_browser_load_nothing_from_elsewhere(fake_server: AppServer, path: str) -> None:
+    answer = httpx.get(fake_server.url + path)
     assert answer.headers["content-type"].startswith("text/html")
     assert answer.headers["content-security-policy"].startswith("default-src 'self'")
+    assert "script-src" not in answer.headers["content-security-policy"]
+
+
+def test_no_file_names_anything_elsewhere() -> None:
     for name in FILES:
         text = (WEB_FOLDER / name).read_text().replace("http://www.w3.org/2000/svg", "")
         assert "://" not in text, name
@@ -38,11 +44,13 @@ def test_the_page_lets_the_browser_load_nothing_from_elsewhere(fake_server: AppS
 
 def test_what_the_files_name_is_there(fake_server: AppServer) -> None:
     page = fake_server.url + "/"
-    named = {urljoin(page, match) for match in re.findall(r'(?:href|src)="([^"#]+)"', (WEB_FOLDER / "index.html").read_text())}
+    named: set[str] = set()
+    for file in WEB_FOLDER.glob("*.html"):
+        named |= {urljoin(page, match) for match in re.findall(r'(?:href|src)="([^"#]+)"', file.read_text())}
     for file in WEB_FOLDER.glob("*.js"):
         names = re.findall(r'(?:from|URL\() ?"(\./[^"]+)"', file.read_text())
         named |= {urljoin(f"{page}web/{file.name}", name) for name in names}
-    assert len(named) > 12
+    assert len(named) > 15
     assert {url: httpx.get(url).status_code for url in named} == dict.fromkeys(named, 200)
 
 
