@@ -95,9 +95,19 @@ def test_a_command_of_the_readme_does_what_it_shows(example: Example, embedded_s
 @pytest.mark.parametrize("example", of_language("python"), ids=by_line)
 def test_a_program_of_the_readme_hears_what_is_there(example: Example, embedded_server: ServiceProcess) -> None:
     printed = run([sys.executable, "-W", "error", "-c", example.text], embedded_server)
-    assert "Speech" in printed or "Guitar" in printed
     if (answer := answer_of(example)) is not None:
         assert read_words(printed) == rounded(read_words(answer.text)), printed
+    else:
+        assert "Speech" in printed or "Guitar" in printed
+
+
+def test_the_command_for_an_address_goes_with_what_else_it_names(embedded_server: ServiceProcess) -> None:
+    """With a file in the place of the camera: test_listen_addresses.py has the addresses."""
+    [example] = of_language("sh", "run: address")
+    command, address = example.text.rsplit(maxsplit=1)
+    assert address.startswith("rtsp://")
+    printed = run(["bash", "-euo", "pipefail", "-c", f"{command} --pace 0 examples/crow.flac"], embedded_server)
+    assert "1 windows" in printed or "1 window" in printed
 
 
 async def test_the_browsers_address_takes_what_a_browser_records(embedded_server: ServiceProcess, tmp_path: Path) -> None:

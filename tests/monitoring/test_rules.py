@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from tests.support.prometheus import ALERTS, CONFIG, PROMETHEUS, RECORDING, promtool, read_rules
-from tests.support.readme import read_table
+from tests.support.readme import read_example, read_table
 from tests.support.shared import REPOSITORY
 
 CASES = sorted((PROMETHEUS / "tests").glob("*.yml"))
@@ -86,6 +86,14 @@ def test_the_settings_and_alerts_that_the_rules_name_exist() -> None:
     text = ALERTS.read_text()
     assert set(re.findall(r"SONOTAG_[A-Z_]+", text)) <= set(re.findall(r"SONOTAG_[A-Z_]+", settings))
     assert set(re.findall(r"\bSonotag[A-Z]\w+", text)) == set(NAMES)
+
+
+def test_the_readmes_own_alert_is_valid_beside_the_others(tmp_path: Path) -> None:
+    own = tmp_path / "mine.yml"
+    own.write_text(read_example("rules", "yaml"))
+    done = promtool("check", "rules", "--lint=all", "--lint-fatal", RECORDING, ALERTS, own)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert [rule["alert"] for rule in read_rules(own) if rule["alert"] in NAMES] == []
 
 
 def test_the_readme_lists_every_alert() -> None:

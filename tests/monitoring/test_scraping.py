@@ -16,6 +16,7 @@ from typing import Any
 import httpx
 import pytest
 import soundfile
+import yaml
 from websockets.exceptions import ConnectionClosed
 
 from service.metrics import DROP_REASONS, OTHER, REFUSALS, SOURCES, STAGES, STREAM_OUTCOMES
@@ -31,6 +32,7 @@ from tests.support.prometheus import (
     read_rules,
     running_prometheus,
 )
+from tests.support.readme import read_example
 from tests.support.shared import REPOSITORY
 from tests.support.websocket import Stream, stream_pieces
 
@@ -128,6 +130,8 @@ def test_every_query_of_every_panel_and_rule_returns_data(prometheus: Prometheus
     for name in sorted(set().union(*(name_series(rule["expr"]) for rule in rules))):
         queries.append(Query("a rule", "series", name))
     queries += [Query("a recording", "series", rule["record"]) for rule in read_rules(RECORDING)]
+    [own] = yaml.safe_load(read_example("rules", "yaml"))["groups"][0]["rules"]
+    queries.append(Query("the README's alert", "series", own["expr"].rpartition(">")[0]))
     silent = [query for query in queries if name_series(query.expression) & GPU_SERIES]
     assert {query.panel for query in silent} == {"a rule", "GPU memory", "GPU utilisation"}
     waiting = [query for query in queries if query not in silent]

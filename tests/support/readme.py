@@ -23,7 +23,7 @@ class Example:
     """A fenced block with a marker before it.
 
     Attributes:
-        marker: What its comment says: `run`, `answer`, `run: export`.
+        marker: What its comment says: `run`, `answer`, `run: export`, `rules`.
         language: Of the block.
         text: The block.
         line: Where it begins.
@@ -42,6 +42,12 @@ def read_examples() -> list[Example]:
         Example(match["marker"], match["language"], match["text"], text.count("\n", 0, match.start("text")))
         for match in _BLOCK.finditer(text)
     ]
+
+
+def read_example(marker: str, language: str) -> str:
+    """Return the text of the one block with this marker and language."""
+    [text] = [example.text for example in read_examples() if (example.marker, example.language) == (marker, language)]
+    return text
 
 
 def read_table(header: str) -> list[list[str]]:
