@@ -3,8 +3,9 @@
 const seconds = (samples, rate) => Number((samples / rate).toFixed(6)).toString();
 const score = (value) => Number(value.toPrecision(7)).toString();
 
-function csvField(text) {
-  return /[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
+/** A text as a field of a table with any separator: in quotes where it would end one. */
+function field(text) {
+  return /[",\t\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
 }
 
 function lines(rows, separator) {
@@ -13,7 +14,7 @@ function lines(rows, separator) {
 
 /** One line a window: start, end, then a column a label. RFC 4180, with LF. */
 export function scoresCsv(history) {
-  const rows = [["start", "end", ...history.labels.map(csvField)]];
+  const rows = [["start", "end", ...history.labels.map(field)]];
   for (const window of history.windows) {
     const times = [window.start, window.end].map((position) => seconds(position, history.sampleRate));
     rows.push([...times, ...Array.from(window.scores, score)]);
@@ -25,7 +26,7 @@ export function scoresCsv(history) {
 export function eventsCsv(events, rate) {
   const rows = [["label", "onset", "offset", "peak"]];
   for (const event of events) {
-    rows.push([csvField(event.label), seconds(event.onset, rate), seconds(event.offset, rate), score(event.peak)]);
+    rows.push([field(event.label), seconds(event.onset, rate), seconds(event.offset, rate), score(event.peak)]);
   }
   return lines(rows, ",");
 }
@@ -35,10 +36,10 @@ export function audacityLabels(events, rate) {
   return lines(events.map((event) => [seconds(event.onset, rate), seconds(event.offset, rate), event.label]), "\t");
 }
 
-/** s(t) as sed_scores_eval reads it: onset, offset, a column a class; each row begins where the one before ended. */
+/** s(t) as sed_scores_eval reads it, with pandas: onset, offset, a column a class; each row begins where the one before ended. */
 export function sedScoresTsv(history) {
   const { borders, rows } = history.segments();
-  const table = [["onset", "offset", ...history.labels]];
+  const table = [["onset", "offset", ...history.labels.map(field)]];
   rows.forEach((means, index) => {
     const times = [borders[index], borders[index + 1]].map((position) => seconds(position, history.sampleRate));
     table.push([...times, ...Array.from(means, score)]);

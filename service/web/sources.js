@@ -29,8 +29,13 @@ export class Microphone {
       throw new Error(reasons[error.name] ?? `The microphone cannot be opened: ${error.message}`);
     }
     source.#context = new AudioContext();
-    await source.#context.audioWorklet.addModule(new URL("./capture.js", import.meta.url));
-    await source.#context.resume();
+    try {
+      await source.#context.audioWorklet.addModule(new URL("./capture.js", import.meta.url));
+      await source.#context.resume();
+    } catch (error) {
+      source.stop(); // or the browser would go on showing that it is listened to
+      throw new Error(`The microphone cannot be read: ${error.message}`);
+    }
     source.sampleRate = source.#context.sampleRate;
     return source;
   }

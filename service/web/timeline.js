@@ -21,7 +21,7 @@ export class Timeline {
 
   /**
    * Draws over the whole canvas. `view` is {from, to} in seconds, `events` are the detector's, `colours` {text, muted, bar,
-   * event, grid}, `ratio` the device's pixels to one of CSS.
+   * event, page}, `ratio` the device's pixels to one of CSS.
    */
   draw(canvas, history, events, view, count, colours, ratio) {
     const pen = canvas.getContext("2d");

@@ -144,6 +144,39 @@ def test_a_labels_apostrophe_does_not_end_the_settings_quotes(page: LivePage) ->
     assert json.loads(setting.removeprefix("SONOTAG_EVENTS=").strip("'")) == config
 
 
+def read_sed_scores(text: str) -> list[list[str]]:
+    """Return a table of scores as sed_scores_eval 0.0.4 reads it: as pandas does, then by `validate_score_dataframe`.
+
+    It is no dependency of the tests: its own bring 750 MB and a C++ compiler's work, for these rules.
+    """
+    table = list(csv.reader(io.StringIO(text), dialect="excel-tab"))
+    assert table[0][:2] == ["onset", "offset"]
+    assert len(table[0]) > 2
+    assert len(set(table[0])) == len(table[0]), "pandas gives the second one another name"
+    assert not any("\\" in label for label in table[0])
+    assert {len(row) for row in table} == {len(table[0])}
+    times = [(float(row[0]), float(row[1])) for row in table[1:]]
+    assert all(onset < offset for onset, offset in times)
+    assert [onset for onset, _ in times[1:]] == [offset for _, offset in times[:-1]], "it refuses scores with holes"
+    return table
+
+
+def test_any_label_and_a_hole_in_the_sound_can_be_saved_for_sed_scores_eval(page: LivePage) -> None:
+    script = """
+        const [{ ScoreHistory }, { sedScoresTsv }] = [await import("./web/history.js"), await import("./web/exports.js")];
+        const history = new ScoreHistory(args[0], 16000);
+        for (const [start, end] of [[0, 1], [0, 2.00001], [5, 6], [5.5, 6.5]]) {
+          history.add({ start, end, tags: [{ id: 1, score: 0.5 }] }, 0);
+        }
+        return sedScoresTsv(history);
+    """
+    labels = ["Ship's horn", 'The "A", a tone', "Baby cry, infant cry", "a\tb"]
+    table = read_sed_scores(page.run(script, labels))
+    assert table[0][2:] == labels
+    assert [row[:2] for row in table[1:]] == [["0", "1"], ["1", "2"], ["2", "5"], ["5", "5.5"], ["5.5", "6"], ["6", "6.5"]]
+    assert [row[3] for row in table[1:]] == ["0.5", "0.5", "0", "0.5", "0.5", "0.5"]
+
+
 def test_scores_and_events_are_saved(played: LivePage, downloads: Path) -> None:
     def save(name: str) -> str:
         path = downloads / f"sonotag-{name}"
@@ -157,10 +190,8 @@ def test_scores_and_events_are_saved(played: LivePage, downloads: Path) -> None:
     assert scores[0] == ["start", "end", *labels]
     assert [row[:2] for row in scores[1:]] == [[str(start), str(start + 1)] for start in range(5)]
     assert [[float(value) for value in row[2:]] for row in scores[2:4]] == [pytest.approx([0.3, 0, 0, 0.7])] * 2
-    table = [line.split("\t") for line in save("scores.tsv").splitlines()]
+    table = read_sed_scores(save("scores.tsv"))
     assert table[0] == ["onset", "offset", *labels]
-    # sed_scores_eval refuses scores with holes: each row begins where the one before ended.
-    assert [row[0] for row in table[2:]] == [row[1] for row in table[1:-1]]
     assert [[float(value) for value in row] for row in table[1:]] == [[float(value) for value in row] for row in scores[1:]]
     events = list(csv.DictReader(io.StringIO(save("events.csv"))))
     assert events[1] == {"label": "Dog", "onset": "1", "offset": "3", "peak": events[1]["peak"]}
