@@ -20,12 +20,13 @@ import prometheus_client
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, multiprocess
 
 from service.inference.runner import ModelSpec
-from service.observer import DropReason, Source, Stage
+from service.observer import DropReason, Source, Stage, WasteReason
 
 MULTIPROCESS_VARIABLE: Final = "PROMETHEUS_MULTIPROC_DIR"
 STAGES: Final = ("decode", "resample", "queue", "infer", "postprocess")
 DROP_REASONS: Final = ("lag", "disconnect", "inference_failed", "closed")
 SOURCES: Final = ("clip", "stream")
+WASTE_REASONS: Final = ("left", "late")
 REFUSALS: Final = ("full", "draining", "not_ready")
 # One for each close code of the contract, and the ends that send none.
 STREAM_OUTCOMES: Final = (
@@ -95,6 +96,12 @@ class Metrics:
             "sonotag_batch_size_windows", "Windows scored in one batch.", ["model"], buckets=_BATCH_BUCKETS, registry=registry
         )
         self._windows = Counter("sonotag_windows_scored", "Windows scored.", ["model"], registry=registry)
+        self._windows_dropped = Counter(
+            "sonotag_windows_dropped",
+            "Windows that left the queue unscored: whoever wanted them left, or they were late.",
+            ["model", "reason"],
+            registry=registry,
+        )
         self._queue_depth = Gauge(
             "sonotag_queue_depth_windows",
             "Windows that wait for the model.",
@@ -200,6 +207,8 @@ class Metrics:
         self._queue_limit.labels(spec.name).set(max_queue_windows)
         self._queue_depth.labels(spec.name).set(0)
         self._windows.labels(spec.name)
+        for reason in WASTE_REASONS:
+            self._windows_dropped.labels(spec.name, reason)
         self._batch_size.labels(spec.name)
 
     def stage_seconds(self, stage: Stage, seconds: float) -> None:
@@ -210,6 +219,10 @@ class Metrics:
         """See `Observer`."""
         self._batch_size.labels(model).observe(num_windows)
         self._windows.labels(model).inc(num_windows)
+
+    def windows_dropped(self, model: str, reason: WasteReason, num_windows: int) -> None:
+        """See `Observer`."""
+        self._windows_dropped.labels(model, _known(reason, WASTE_REASONS)).inc(num_windows)
 
     def queue_depth(self, model: str, num_windows: int) -> None:
         """See `Observer`."""

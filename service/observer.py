@@ -7,6 +7,7 @@ from typing import Literal, Protocol
 Stage = Literal["decode", "resample", "queue", "infer", "postprocess"]
 DropReason = Literal["lag", "disconnect", "inference_failed", "closed"]
 Source = Literal["clip", "stream"]
+WasteReason = Literal["left", "late"]
 
 
 class Observer(Protocol):
@@ -17,6 +18,9 @@ class Observer(Protocol):
 
     def batch_scored(self, model: str, num_windows: int) -> None:
         """The runner scored a batch of this many windows."""
+
+    def windows_dropped(self, model: str, reason: WasteReason, num_windows: int) -> None:
+        """Windows left the queue unscored, at no cost: whoever wanted them `left`, or they were too `late`."""
 
     def queue_depth(self, model: str, num_windows: int) -> None:
         """This many windows wait for the runner now."""
@@ -50,6 +54,9 @@ class NullObserver:
         """See `Observer`."""
 
     def batch_scored(self, model: str, num_windows: int) -> None:
+        """See `Observer`."""
+
+    def windows_dropped(self, model: str, reason: WasteReason, num_windows: int) -> None:
         """See `Observer`."""
 
     def queue_depth(self, model: str, num_windows: int) -> None:

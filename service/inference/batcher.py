@@ -233,6 +233,7 @@ class Batcher:
             if window.alarm is not None:
                 window.alarm.cancel()
             if self._thread.discard(entry):
+                self._observer.windows_dropped(self._spec.name, "left", 1)
                 self._observer.queue_depth(self._spec.name, self.depth)
 
     # Life
@@ -291,6 +292,10 @@ class Batcher:
             if not window.answer.done():
                 window.answer.set_exception(make_error())
 
+    def _expire(self, windows: tuple[_Window, ...]) -> None:
+        self._observer.windows_dropped(self._spec.name, "late", len(windows))
+        self._fail(windows, self._too_late)
+
     def _finish(self, windows: tuple[_Window, ...]) -> None:
         self._fail(windows, self._refusal)
         self._finished.set()
@@ -304,7 +309,7 @@ class Batcher:
             loop = asyncio.get_running_loop()
             entry.item.alarm = loop.call_later(max(remaining, 0.001), self._watch_deadline, entry)
         elif self._thread.discard(entry):
-            self._fail([entry.item], self._too_late)
+            self._expire((entry.item,))
 
     def _too_late(self) -> DeadlineExceeded:
         return DeadlineExceeded(
@@ -333,7 +338,7 @@ class _Messenger:
         self.batcher._post(self.batcher._answer, windows, output, started, seconds)
 
     def windows_expired(self, windows: tuple[_Window, ...]) -> None:
-        self.batcher._post(self.batcher._fail, windows, self.batcher._too_late)
+        self.batcher._post(self.batcher._expire, windows)
 
     def thread_finished(self, windows: tuple[_Window, ...]) -> None:
         self.batcher._post(self.batcher._finish, windows)

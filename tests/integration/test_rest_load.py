@@ -72,7 +72,9 @@ def test_the_work_of_a_client_that_leaves_is_dropped(path: str) -> None:
         server.runner.release()
         assert post(server, ONE).status_code == 200
         assert windows_scored(server) == 2  # the one that was in the model, and the one after
-        assert measure(server.url)['sonotag_queue_depth_windows{model="fake"}'] == 0
+        values = measure(server.url)
+        assert values['sonotag_queue_depth_windows{model="fake"}'] == 0
+        assert values['sonotag_windows_dropped_total{model="fake",reason="left"}'] >= 1
 
 
 def test_a_client_that_leaves_in_the_middle_of_its_lines_gives_its_places_back() -> None:

@@ -11,7 +11,7 @@ from service.errors import DeadlineExceeded, Draining, InferenceFailed, QueueFul
 from service.inference.batcher import Batcher, WindowScores
 from service.inference.policy import Priority
 from service.inference.runner import Int16Array, Int64Array, ModelOutput
-from service.observer import NullObserver, Stage
+from service.observer import NullObserver, Stage, WasteReason
 from tests.support.runners import FakeRunner, expected_scores, level
 
 LIVE, BULK = Priority.LIVE, Priority.BULK
@@ -34,6 +34,7 @@ class Recorder(NullObserver):
         self.stages: list[Stage] = []
         self.batches: list[int] = []
         self.depths: list[int] = []
+        self.dropped: list[tuple[str, int]] = []
 
     def stage_seconds(self, stage: Stage, seconds: float) -> None:
         assert seconds >= 0
@@ -42,6 +43,10 @@ class Recorder(NullObserver):
     def batch_scored(self, model: str, num_windows: int) -> None:
         assert model == "fake"
         self.batches.append(num_windows)
+
+    def windows_dropped(self, model: str, reason: WasteReason, num_windows: int) -> None:
+        assert model == "fake"
+        self.dropped.append((reason, num_windows))
 
     def queue_depth(self, model: str, num_windows: int) -> None:
         self.depths.append(num_windows)
@@ -199,8 +204,8 @@ async def test_bulk_gets_a_batch_in_eight_while_live_keeps_coming() -> None:
 
 
 async def test_a_cancelled_window_is_never_scored_and_frees_its_place() -> None:
-    runner = FakeRunner()
-    async with running(runner, max_queue_windows=2) as batcher:
+    runner, recorder = FakeRunner(), Recorder()
+    async with running(runner, max_queue_windows=2, observer=recorder) as batcher:
         await busy(batcher, runner)
         gone, kept, parked = (spawn(batcher.submit(marked(i), priority=LIVE)) for i in (5, 6, 7))
         await until(lambda: batcher.depth == 3)
@@ -212,6 +217,7 @@ async def test_a_cancelled_window_is_never_scored_and_frees_its_place() -> None:
         with pytest.raises(asyncio.CancelledError):
             await gone
     assert marks(runner, 1) == {6, 7}
+    assert recorder.dropped == [("left", 1)]
 
 
 async def test_cancelling_a_window_that_runs_harms_nobody() -> None:
@@ -226,8 +232,8 @@ async def test_cancelling_a_window_that_runs_harms_nobody() -> None:
 
 async def test_a_window_past_its_deadline_is_dropped_unscored() -> None:
     clock = Clock()
-    runner = FakeRunner()
-    async with running(runner, clock=clock) as batcher:
+    runner, recorder = FakeRunner(), Recorder()
+    async with running(runner, clock=clock, observer=recorder) as batcher:
         await busy(batcher, runner)
         late = spawn(batcher.submit(marked(5), priority=LIVE, deadline=clock.now + 1000))
         fine = spawn(batcher.submit(marked(6), priority=LIVE, deadline=clock.now + 9000))
@@ -240,6 +246,7 @@ async def test_a_window_past_its_deadline_is_dropped_unscored() -> None:
     assert caught.value.retryable
     assert caught.value.http_status == 503
     assert marks(runner, 1) == {6}
+    assert recorder.dropped == [("late", 1)]
 
 
 async def test_a_deadline_that_is_over_at_the_start_costs_nothing() -> None:
@@ -252,8 +259,8 @@ async def test_a_deadline_that_is_over_at_the_start_costs_nothing() -> None:
 
 
 async def test_a_deadline_is_answered_while_the_runner_is_stuck() -> None:
-    runner = FakeRunner()
-    async with running(runner, max_queue_windows=1) as batcher:
+    runner, recorder = FakeRunner(), Recorder()
+    async with running(runner, max_queue_windows=1, observer=recorder) as batcher:
         await busy(batcher, runner)
         deadline = batcher._clock() + 0.01
         waiting = [spawn(batcher.submit(marked(i), priority=LIVE, deadline=deadline)) for i in range(2)]
@@ -261,6 +268,7 @@ async def test_a_deadline_is_answered_while_the_runner_is_stuck() -> None:
             results = await asyncio.gather(*waiting, return_exceptions=True)
         assert [type(result) for result in results] == [DeadlineExceeded, DeadlineExceeded]
         assert batcher.depth == 0
+    assert recorder.dropped == [("late", 1), ("late", 1)]
 
 
 async def test_a_poisoned_batch_fails_its_own_windows_and_the_next_ones_work(caplog: pytest.LogCaptureFixture) -> None:
