@@ -238,8 +238,20 @@ class Batcher:
 
     # Life
 
+    def prepare(self) -> None:
+        """Make the model's threads and let them get ready. Takes seconds on a GPU: call it in a thread, before `start`.
+
+        Raises:
+            Exception: A thread cannot run the model; the runner is closed.
+        """
+        self._thread.prepare()
+
+    def abandon(self) -> None:
+        """End the model's threads and close the runner, from any thread. For a batcher that was prepared and never started."""
+        self._thread.stop()
+
     def start(self) -> None:
-        """Start the model's thread. Call it on the event loop that the callers will use."""
+        """Start to take windows. Call it on the event loop that the callers will use."""
         self._loop = asyncio.get_running_loop()
         self._thread.start()
 
@@ -247,18 +259,16 @@ class Batcher:
         """Refuse new windows, finish those that wait, end the thread and close the runner. Twice is once."""
         if not self._thread.is_stopping:
             self._refusal = partial(Draining, "the service is going away, ask another one")
-            if self._loop is None:
-                self._loop = asyncio.get_running_loop()
-                self._thread.close()
-            else:
-                self._thread.stop()
+            self._loop = self._loop or asyncio.get_running_loop()
+            self._thread.stop()
         await self._finished.wait()
 
     # On the event loop
 
     def _post(self, function: Callable[..., object], *arguments: object) -> None:
-        """Call a function on the event loop, from the model's thread."""
-        assert self._loop is not None
+        """Call a function on the event loop, from a thread of the model's."""
+        if self._loop is None:
+            return  # it failed while it was prepared, and nobody waits yet
         # A closed loop refuses with RuntimeError, and then there is nobody left who waits.
         with contextlib.suppress(RuntimeError):
             self._loop.call_soon_threadsafe(function, *arguments)

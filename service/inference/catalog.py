@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -157,12 +157,23 @@ def open_catalog(
         for runner in runners:
             runner.close()
         raise
-    return Catalog(
-        {
-            runner.spec.name: Batcher(runner, max_queue_windows=settings.max_queue_windows, observer=observer, clock=clock)
-            for runner in runners
-        }
-    )
+    batchers = {
+        runner.spec.name: Batcher(runner, max_queue_windows=settings.max_queue_windows, observer=observer, clock=clock)
+        for runner in runners
+    }
+    _prepare(batchers.values())
+    return Catalog(batchers)
+
+
+def _prepare(batchers: Collection[Batcher]) -> None:
+    """Let every model's threads get ready; where one cannot, close all of them."""
+    try:
+        for batcher in batchers:
+            batcher.prepare()
+    except BaseException:
+        for batcher in batchers:
+            batcher.abandon()
+        raise
 
 
 def _describe_bundle(runner: OnnxRunner) -> dict[str, Any]:

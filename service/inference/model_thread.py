@@ -1,8 +1,11 @@
-"""The thread that a model runs in, and the queue and buffers that it shares with those who bring windows.
+"""The threads that a model runs in, and the queue and buffers that they share with those who bring windows.
 
-The thread takes whatever waits as soon as the runner is free: no timer holds a window back, and no turn of anyone's event loop
-lies between two batches, because the next one is copied together while the runner works. One lock, held for microseconds (a
+A thread takes whatever waits as soon as it is free: no timer holds a window back, and no turn of anyone's event loop lies
+between two batches, because the next one is copied together while the runner works. One lock, held for microseconds (a
 window's copy at most), guards everything. This knows no asyncio: a `Listener` is told what happened.
+
+There is one thread for each lane of the runner: one on a CPU, two on a GPU, where the copies of one run go on beside the
+other's computation. A thread that dies takes its own batch with it and no more; the model ends with its last thread.
 """
 
 from __future__ import annotations
@@ -10,6 +13,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
+from concurrent.futures import Future
 from typing import Generic, Protocol, TypeVar
 
 from service.inference.policy import Entry, Grant, Priority, WindowQueue
@@ -38,7 +42,7 @@ W_contra = TypeVar("W_contra", bound=Stageable, contravariant=True)
 
 
 class Listener(Protocol[W_contra]):
-    """Who is told what happened. Every call comes from the model's thread and must return at once, without an error."""
+    """Who is told what happened. Every call comes from a thread of the model's and must return at once, without an error."""
 
     def run_started(self) -> None:
         """The runner is busy now: it is time for `ModelThread.stage_upcoming`."""
@@ -50,14 +54,14 @@ class Listener(Protocol[W_contra]):
         """These were dropped because they could not be done by their deadlines."""
 
     def thread_finished(self, windows: tuple[W_contra, ...]) -> None:
-        """The thread ends and the runner is closed. These were never answered: the thread died."""
+        """The last thread ends and the runner is closed. These were never answered: the threads died."""
 
 
 class ModelThread(Generic[W]):
     """Runs one model. Every method may be called from any thread.
 
     Args:
-        runner: The model; closed when the thread ends.
+        runner: The model; closed when the last of its threads ends.
         capacity: Places in the queue.
         max_batch_size: The most windows in a batch.
         clock: Seconds, rising; deadlines are on it.
@@ -74,9 +78,12 @@ class ModelThread(Generic[W]):
         self._changed = threading.Condition()
         self._queue: WindowQueue[W] = WindowQueue(capacity)
         self._staging: Staging[W] = Staging(runner.spec, max_batch_size)
-        self._running: tuple[W, ...] = ()
+        self._running: dict[int, tuple[W, ...]] = {}
+        self._last_ended = float("-inf")
+        self._num_alive = 0
         self._is_stopping = False
-        self._thread = threading.Thread(target=self._serve, name=f"model-{runner.spec.name}", daemon=True)
+        self._is_prepared = False
+        self._is_closed = False
 
     @property
     def depth(self) -> int:
@@ -98,7 +105,7 @@ class ModelThread(Generic[W]):
         """Return how long the runner needs for what waits and runs now; None as long as no speed was measured."""
         with self._changed:
             each = self._queue.seconds_per_window
-            return None if each is None else each * (len(self._queue) + len(self._running))
+            return None if each is None else each * (len(self._queue) + sum(map(len, self._running.values())))
 
     def limit(self, priority: Priority) -> int:
         """Return how many places a priority can ever hold."""
@@ -118,7 +125,7 @@ class ModelThread(Generic[W]):
         """Give places back."""
         with self._changed:
             self._queue.release(grant)
-            self._changed.notify()
+            self._changed.notify_all()
 
     def push(self, entry: Entry[W]) -> bool:
         """Let a window wait for the runner; False when it is stopping and takes no more."""
@@ -136,7 +143,7 @@ class ModelThread(Generic[W]):
             was_waiting = self._queue.discard(entry)
             if was_waiting:
                 self._staging.unstage(entry.item)
-                self._changed.notify()
+                self._changed.notify_all()
             return was_waiting
 
     def stage_upcoming(self) -> None:
@@ -145,37 +152,82 @@ class ModelThread(Generic[W]):
             for entry in self._queue.upcoming(self._max_batch_size):
                 self._staging.stage(entry.item)
 
+    def prepare(self) -> None:
+        """Make the threads, one after another, and let each get ready to run. Takes as long as the runner needs for that.
+
+        Raises:
+            Exception: What `Runner.prepare_thread` raised; the runner is closed.
+        """
+        self._is_prepared = True
+        for lane in range(self._runner.spec.num_lanes):
+            ready: Future[None] = Future()
+            with self._changed:
+                self._num_alive += 1
+            name = f"model-{self._runner.spec.name}-{lane}"
+            threading.Thread(target=self._serve, args=(lane, ready), name=name, daemon=True).start()
+            try:
+                ready.result()
+            except BaseException:
+                self.stop()
+                raise
+
     def start(self) -> None:
-        """Begin to take windows. Once."""
-        self._thread.start()
+        """Begin to take windows. Once; `prepare` is part of it where it was not called before."""
+        if not self._is_prepared:
+            self.prepare()
 
     def stop(self) -> None:
-        """Take no more windows, finish those that wait, then end. Returns at once; the listener hears of the end."""
+        """Take no more windows, finish those that wait, then end. Returns at once; the listener hears of the end.
+
+        Where there is no thread, nothing that waits is scored.
+        """
         with self._changed:
             self._is_stopping = True
             self._queue.lift_limits()
-            self._changed.notify()
+            self._changed.notify_all()
+            is_idle = self._num_alive == 0
+        if is_idle:
+            self._close(())
 
-    def close(self) -> None:
-        """End a thread that has not been started: nothing that waits is scored."""
+    def _serve(self, lane: int, ready: Future[None]) -> None:
+        try:
+            try:
+                self._runner.prepare_thread()
+            except BaseException as error:  # noqa: BLE001  (whoever waits for it must hear of it)
+                ready.set_exception(error)
+                return
+            ready.set_result(None)
+            while (batch := self._next_batch(lane)) is not None:
+                self._run(lane, batch)
+        except BaseException:  # nobody may be left waiting, whatever it was
+            logger.exception("the thread of model %s died", self._runner.spec.name)
+        finally:
+            self._leave(lane)
+
+    def _leave(self, lane: int) -> None:
+        """End a lane's thread: what it had taken is answered, and with the last one all that waits."""
         with self._changed:
-            self._is_stopping = True
-            left = (*self._running, *(entry.item for entry in self._queue.clear()))
+            self._num_alive -= 1
+            is_last = self._num_alive == 0
+            unanswered = self._running.pop(lane, ())
+        if is_last:
+            self._close(unanswered)
+        elif unanswered:
+            self._listener.run_finished(unanswered, None, 0.0, 0.0)
+
+    def _close(self, unanswered: tuple[W, ...]) -> None:
+        """Close the runner and let go of everyone who waits. Twice is once."""
+        with self._changed:
+            if self._is_closed:
+                return
+            self._is_closed = self._is_stopping = True
+            left = (*unanswered, *(entry.item for entry in self._queue.clear()))
         try:
             self._runner.close()
         finally:
             self._listener.thread_finished(left)
 
-    def _serve(self) -> None:
-        try:
-            while (batch := self._next_batch()) is not None:
-                self._run(batch)
-        except BaseException:  # nobody may be left waiting, whatever it was
-            logger.exception("the thread of model %s died", self._runner.spec.name)
-        finally:
-            self.close()
-
-    def _next_batch(self) -> Batch[W] | None:
+    def _next_batch(self, lane: int) -> Batch[W] | None:
         """Wait for work and take it; None when it was stopped and nothing is left."""
         with self._changed:
             while True:
@@ -185,14 +237,14 @@ class ModelThread(Generic[W]):
                 if taken.expired:
                     self._listener.windows_expired(tuple(entry.item for entry in taken.expired))
                 if taken.batch:
-                    self._running = tuple(entry.item for entry in taken.batch)
-                    return self._staging.hand_over(self._running)
+                    self._running[lane] = tuple(entry.item for entry in taken.batch)
+                    return self._staging.hand_over(self._running[lane])
                 if not taken.expired:
                     if self._is_stopping and not len(self._queue):
                         return None
                     self._changed.wait()
 
-    def _run(self, batch: Batch[W]) -> None:
+    def _run(self, lane: int, batch: Batch[W]) -> None:
         self._listener.run_started()
         embedding = any(window.embedding for window in batch.windows)
         output: ModelOutput | None = None
@@ -201,12 +253,15 @@ class ModelThread(Generic[W]):
             output = _check_rows(self._runner.run(batch.waveform, batch.lengths, embedding=embedding), len(batch.windows))
         except BaseException:  # it may cost this batch its answers, and not the ones after it
             logger.exception("model %s failed on a batch of %d", self._runner.spec.name, len(batch.windows))
-        seconds = self._clock() - started
         with self._changed:
+            ended = self._clock()
             if output is not None:
-                self._queue.record_run(len(batch.windows), seconds)
-            self._running = ()
-        self._listener.run_finished(batch.windows, output, started, seconds)
+                # Beside another run each takes longer; what its windows cost is the time since the other one's end.
+                self._queue.record_run(len(batch.windows), ended - started, ended - max(started, self._last_ended))
+            self._last_ended = ended
+            self._staging.take_back(batch)
+            del self._running[lane]
+        self._listener.run_finished(batch.windows, output, started, ended - started)
 
 
 def _check_rows(output: ModelOutput, num_windows: int) -> ModelOutput:

@@ -11,7 +11,9 @@ import numpy as np
 import onnxruntime
 
 from service.errors import BundleError, ProviderError
+from service.inference.bound_run import EMBEDDING, OUTPUTS
 from service.inference.bundle import Bundle, Golden, Manifest
+from service.inference.cuda_lanes import GUARD, NUM_LANES, CudaLanes
 from service.inference.providers import CPU, CUDA, choose_provider, count_usable_cores, create_session
 from service.inference.runner import Int16Array, Int64Array, ModelOutput, ModelSpec, Precision, Provider
 
@@ -25,9 +27,6 @@ CPU: a window already fills the cores, larger batches only leave the caches (the
 gains 1 to 2 % and doubles the wait).
 """
 
-OUTPUTS = ("logits", "scores")
-EMBEDDING = "embedding"
-
 
 @dataclass(frozen=True, slots=True)
 class _Tensor:
@@ -40,6 +39,10 @@ class _Tensor:
 class OnnxRunner:
     """A `Runner` on onnxruntime. Made by `OnnxRunner.open`.
 
+    On the CPU a run is a plain call of the session: bound buffers save nothing there (docs/performance.md). On a GPU each of
+    the batcher's threads has a session with bound buffers and CUDA graphs (`service.inference.cuda_lanes`); any other thread,
+    such as that of an export's check, makes plain calls.
+
     Attributes:
         spec: What the model is.
         bundle: Where it came from.
@@ -47,8 +50,17 @@ class OnnxRunner:
         warm_up_seconds: How long the first runs and the golden check took.
     """
 
-    def __init__(self, session: onnxruntime.InferenceSession, spec: ModelSpec, bundle: Bundle, load_seconds: float) -> None:
+    def __init__(
+        self,
+        session: onnxruntime.InferenceSession,
+        spec: ModelSpec,
+        bundle: Bundle,
+        load_seconds: float,
+        lanes: CudaLanes | None = None,
+    ) -> None:
         self._session: onnxruntime.InferenceSession | None = session
+        self._lanes = lanes
+        self._is_closed = False
         self.spec = spec
         self.bundle = bundle
         self.load_seconds = load_seconds
@@ -82,14 +94,21 @@ class OnnxRunner:
         held = bundle.choose_precision(chosen, precision)
         started = time.perf_counter()
         threads = num_threads or count_usable_cores()
+
+        def make_session(cuda_graphs: bool) -> onnxruntime.InferenceSession:
+            return create_session(str(bundle.model_path(held)), chosen, num_threads=threads, cuda_graphs=cuda_graphs)
+
         try:
-            session = create_session(str(bundle.model_path(held)), chosen, num_threads=threads)
+            with GUARD.running():
+                session = make_session(False)
         except Exception as error:
             raise _translate(bundle, held, chosen, error) from error
         if session.get_providers()[0] != (CUDA if chosen == "cuda" else CPU):
             raise ProviderError(f"bundle {bundle.manifest.name!r} was to run on {chosen}, onnxruntime put it on the CPU")
         _check_graph(session, bundle.manifest, held)
-        runner = cls(session, _make_spec(bundle, name, chosen, held), bundle, time.perf_counter() - started)
+        spec = _make_spec(bundle, name, chosen, held)
+        lanes = CudaLanes(make_session, spec) if chosen == "cuda" else None
+        runner = cls(session, spec, bundle, time.perf_counter() - started, lanes)
         runner._prove()
         logger.info(
             "model %s: bundle %s, %s on %s, %d CPU threads, loaded in %.2f s, warm in %.2f s",
@@ -97,17 +116,43 @@ class OnnxRunner:
         )
         return runner
 
+    def prepare_thread(self) -> None:
+        """Make the calling thread one that runs; see `Runner.prepare_thread`.
+
+        Raises:
+            BundleError: What the thread's session computes is not what the golden scores say.
+        """
+        if self._lanes is None:
+            return
+        started = time.perf_counter()
+        golden = self.bundle.load_golden()
+        self._lanes.enter(lambda rows: self._compare(golden, np.arange(rows) % len(golden.lengths)))
+        self.warm_up_seconds += time.perf_counter() - started
+        # It has proven the model, and from now on the lanes run it: the weights are on the GPU once less.
+        self._session = None
+
     def run(self, waveform: Int16Array, lengths: Int64Array, *, embedding: bool) -> ModelOutput:
         """Score a batch; see `Runner.run`."""
-        if self._session is None:
+        if self._is_closed:
             raise RuntimeError(f"model {self.spec.name} is closed")
-        names = [*OUTPUTS, EMBEDDING] if embedding else list(OUTPUTS)
-        results = self._session.run(names, {"waveform": waveform, "lengths": lengths})
-        return ModelOutput(results[0], results[1], results[2] if embedding else None)
+        if self._lanes is None:
+            return self._run_plainly(waveform, lengths, embedding=embedding)
+        if self._lanes.is_entered:
+            return self._lanes.run(waveform, lengths, embedding=embedding)
+        with GUARD.running():
+            return self._run_plainly(waveform, lengths, embedding=embedding)
 
     def close(self) -> None:
         """Release the model and its memory."""
-        self._session = None
+        self._is_closed = True
+        self._session = self._lanes = None
+
+    def _run_plainly(self, waveform: Int16Array, lengths: Int64Array, *, embedding: bool) -> ModelOutput:
+        if self._session is None:
+            raise RuntimeError(f"model {self.spec.name} was prepared in other threads than this one")
+        names = [*OUTPUTS, EMBEDDING] if embedding else list(OUTPUTS)
+        results = self._session.run(names, {"waveform": waveform, "lengths": lengths})
+        return ModelOutput(results[0], results[1], results[2] if embedding else None)
 
     def _prove(self) -> None:
         """Run every warm batch size once on the golden waveforms, so that no caller pays for a first time, and compare.
@@ -161,6 +206,7 @@ def _make_spec(bundle: Bundle, name: str | None, provider: Provider, precision: 
         precision=precision,
         batch_sizes=BATCH_SIZES[provider],
         source_sha256=manifest.source.sha256,
+        num_lanes=NUM_LANES if provider == "cuda" else 1,
     )
 
 

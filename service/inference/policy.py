@@ -209,9 +209,15 @@ class WindowQueue(Generic[T]):
             self.discard(entry)
         return entries
 
-    def record_run(self, batch_size: int, seconds: float) -> None:
-        """Learn from a run of ``batch_size`` windows that took ``seconds``."""
-        each = seconds / batch_size
+    def record_run(self, batch_size: int, seconds: float, own_seconds: float | None = None) -> None:
+        """Learn from a run.
+
+        Args:
+            batch_size: Its windows.
+            seconds: How long it took.
+            own_seconds: How much later it ended than the run before it, where runs overlap: what its windows really cost.
+        """
+        each = (seconds if own_seconds is None else own_seconds) / batch_size
         if self.seconds_per_window is None:
             self.run_seconds, self.seconds_per_window = seconds, each
         else:

@@ -82,13 +82,17 @@ def find_cuda_obstacle() -> str | None:
     return None
 
 
-def create_session(model: str | bytes, provider: Provider, *, num_threads: int) -> onnxruntime.InferenceSession:
+def create_session(
+    model: str | bytes, provider: Provider, *, num_threads: int, cuda_graphs: bool = False
+) -> onnxruntime.InferenceSession:
     """Make a session with the options that serve best. It may have fallen back to the CPU: ask its `get_providers`.
 
     Args:
         model: A path, or the model's bytes.
         provider: Where it is to run.
         num_threads: Threads for operators on the CPU, the calling one included.
+        cuda_graphs: Whether runs may be captured as CUDA graphs (`service.inference.cuda_lanes`); those of one session then
+            share a stream, and a run that names no graph must say so (`service.inference.bound_run.NO_GRAPH`).
 
     Raises:
         Exception: onnxruntime cannot load the model, or CUDA fails otherwise than by missing libraries.
@@ -102,7 +106,7 @@ def create_session(model: str | bytes, provider: Provider, *, num_threads: int) 
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     providers: list[str | tuple[str, dict[str, str]]] = [CPU]
     if provider == "cuda":
-        providers.insert(0, (CUDA, CUDA_OPTIONS))
+        providers.insert(0, (CUDA, CUDA_OPTIONS | ({"enable_cuda_graph": "1"} if cuda_graphs else {})))
     with _quiet():
         # Without enable_fallback=False a failing provider prints to stdout and is replaced.
         return onnxruntime.InferenceSession(model, options, providers=providers, enable_fallback=False)

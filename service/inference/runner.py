@@ -34,6 +34,7 @@ class ModelSpec:
         precision: What it runs in.
         batch_sizes: The batch sizes it was warmed up for, rising; the last one is the largest it takes.
         source_sha256: Hash of the checkpoint it was exported from: which weights these are.
+        num_lanes: How many runs may be under way at once, each in a thread of its own.
     """
 
     name: str
@@ -48,6 +49,7 @@ class ModelSpec:
     precision: Precision
     batch_sizes: tuple[int, ...]
     source_sha256: str
+    num_lanes: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,11 +68,19 @@ class ModelOutput:
 
 
 class Runner(Protocol):
-    """Scores batches. One thread at a time calls `run`, the batcher's own."""
+    """Scores batches. `spec.num_lanes` threads call `run`, each one batch at a time: the batcher's own."""
 
     @property
     def spec(self) -> ModelSpec:
         """What the model is; it does not change."""
+        ...
+
+    def prepare_thread(self) -> None:
+        """Make the calling thread one that runs. Every such thread calls it once, first, and one thread after another.
+
+        Raises:
+            Exception: It cannot run here; the model is not served then.
+        """
         ...
 
     def run(self, waveform: Int16Array, lengths: Int64Array, *, embedding: bool) -> ModelOutput:

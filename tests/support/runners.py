@@ -34,6 +34,7 @@ def make_spec(
     precision: Precision = "fp32",
     batch_sizes: tuple[int, ...] = (1, 2, 4),
     source_sha256: str = "0" * 64,
+    num_lanes: int = 1,
 ) -> ModelSpec:
     """Make a spec: by default one-second windows at 16 kHz and four labels."""
     return ModelSpec(
@@ -49,6 +50,7 @@ def make_spec(
         precision=precision,
         batch_sizes=batch_sizes,
         source_sha256=source_sha256,
+        num_lanes=num_lanes,
     )
 
 
@@ -103,6 +105,7 @@ class FakeRunner:
         self.delay_seconds = delay_seconds
         self.keeps_calls = keeps_calls
         self.calls: list[Call] = []
+        self.prepared_threads: list[int] = []
         self.closed = False
         self._changed = threading.Condition()
         self._permits: int | None = None
@@ -129,7 +132,11 @@ class FakeRunner:
             if not self._changed.wait_for(lambda: self._num_started >= num_runs, WAIT_SECONDS):
                 raise AssertionError(f"{self._num_started} runs started, {num_runs} expected")
 
+    def prepare_thread(self) -> None:
+        self.prepared_threads.append(threading.get_ident())
+
     def run(self, waveform: Int16Array, lengths: Int64Array, *, embedding: bool) -> ModelOutput:
+        assert threading.get_ident() in self.prepared_threads or not self.prepared_threads
         spec = self._spec
         assert not self.closed
         assert waveform.dtype == np.int16

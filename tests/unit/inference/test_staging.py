@@ -24,6 +24,7 @@ def staging(provider: str = "cpu", max_batch_size: int = 4) -> Staging[Window]:
 
 def check(buffers: Staging[Window], windows: list[Window]) -> None:
     batch = buffers.hand_over(windows)
+    buffers.take_back(batch)
     assert set(batch.windows) == set(windows)
     for row, held in enumerate(batch.windows):
         assert batch.lengths[row] == len(held.waveform)
@@ -73,10 +74,21 @@ def test_the_buffer_with_the_runner_is_left_alone_while_the_next_is_filled() -> 
     assert batch.lengths.tolist() == [500]
 
 
+def test_each_lane_has_a_buffer_and_one_is_left_to_fill_in_whatever_order_they_come_back() -> None:
+    buffers = Staging[Window](make_spec(num_lanes=2), 4)
+    slow, quick = buffers.hand_over([window(1)]), buffers.hand_over([window(2)])
+    for mark in range(3, 9):
+        buffers.take_back(quick)
+        quick = buffers.hand_over([window(mark)])
+        assert quick.waveform[0, 0] == mark
+    buffers.stage(window(9))
+    assert slow.waveform[0, 0] == 1
+
+
 def test_cuda_batches_are_padded_with_valid_lengths() -> None:
     buffers = staging("cuda", max_batch_size=3)
-    buffers.hand_over([window(i, 16_000) for i in range(3)])
-    buffers.hand_over([window(1, 16_000)])
+    buffers.take_back(buffers.hand_over([window(i, 16_000) for i in range(3)]))
+    buffers.take_back(buffers.hand_over([window(1, 16_000)]))
     batch = buffers.hand_over([window(i, 900) for i in range(3)])
     assert batch.waveform.shape == (4, 16_000)
     assert batch.lengths.tolist() == [900, 900, 900, 400]
