@@ -5,7 +5,8 @@ time series. Units are base units; durations are histograms. With several worker
 `service.supervisor` before this is imported) every worker writes to its own files and `Metrics.render` adds them up:
 therefore every gauge has a mode, information is a gauge of value 1, and nothing is computed in a callback.
 
-Readings of a GPU belong into gauges with the mode `livemax`, set by whoever samples it.
+Readings of GPUs are the exception: they are the machine's, not a worker's, so the process that is scraped reads them then and
+there, and nothing is added up.
 """
 
 from __future__ import annotations
@@ -13,12 +14,15 @@ from __future__ import annotations
 import os
 import platform
 import threading
+from collections.abc import Iterator
 from importlib import metadata
 from typing import Final
 
 import prometheus_client
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, multiprocess
+from prometheus_client.metrics_core import GaugeMetricFamily
 
+from service.gpus import GpuReader
 from service.inference.runner import ModelSpec
 from service.observer import DropReason, Source, Stage, WasteReason
 
@@ -63,18 +67,21 @@ class Metrics:
     Args:
         multiprocess_dir: The folder that all workers share. When it is not given it is what ``PROMETHEUS_MULTIPROC_DIR``
             says, as the library itself read it when it was first imported; without that this is a single process.
+        gpus: Reads the machine's GPUs.
     """
 
-    def __init__(self, multiprocess_dir: str | None = None) -> None:
+    def __init__(self, multiprocess_dir: str | None = None, *, gpus: GpuReader | None = None) -> None:
         self._multiprocess_dir = multiprocess_dir or os.environ.get(MULTIPROCESS_VARIABLE) or None
         self._registry = registry = CollectorRegistry()
         self._routes: set[str] = set()
         self._routes_lock = threading.Lock()
         # The moment each series was made is no measurement, and the multiprocess mode has none: leave it out of both.
         prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
+        self._gpus = _GpuCollector(gpus or GpuReader())
         if self._multiprocess_dir is None:
             # These read /proc of the process that renders, which says nothing of its siblings.
             prometheus_client.ProcessCollector(registry=registry)
+            registry.register(self._gpus)
         self._requests = Counter(
             "sonotag_requests", "REST requests answered, by route template and status.", ["route", "status"], registry=registry
         )
@@ -265,6 +272,7 @@ class Metrics:
         if self._multiprocess_dir is not None:
             registry = CollectorRegistry()
             multiprocess.MultiProcessCollector(registry, path=self._multiprocess_dir)  # type: ignore[no-untyped-call]
+            registry.register(self._gpus)
         return prometheus_client.generate_latest(registry), prometheus_client.CONTENT_TYPE_PLAIN_0_0_4
 
     def _bounded_route(self, route: str) -> str:
@@ -275,6 +283,30 @@ class Metrics:
                     return OTHER
                 self._routes.add(route)
         return route
+
+
+class _GpuCollector:
+    """Gauges of the machine's GPUs, read when they are asked for; no series where there is no GPU."""
+
+    def __init__(self, reader: GpuReader) -> None:
+        self._reader = reader
+
+    def describe(self) -> list[GaugeMetricFamily]:
+        """Tell the registry no names, so that it does not read the GPUs to learn them."""
+        return []
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        """Read the GPUs."""
+        used = GaugeMetricFamily("sonotag_gpu_memory_used_bytes", "Memory of a GPU in use, by whomever.", labels=["gpu"])
+        total = GaugeMetricFamily("sonotag_gpu_memory_total_bytes", "Memory that a GPU has.", labels=["gpu"])
+        busy = GaugeMetricFamily(
+            "sonotag_gpu_utilisation_ratio", "Share of the time in which a GPU computes, 0 to 1.", labels=["gpu"]
+        )
+        for reading in self._reader.read():
+            for family, number in ((used, reading.used_bytes), (total, reading.total_bytes), (busy, reading.utilisation)):
+                if number is not None:
+                    family.add_metric([str(reading.index)], number)
+        yield from (family for family in (used, total, busy) if family.samples)
 
 
 def forget_worker(pid: int, folder: str) -> None:

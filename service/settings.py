@@ -118,7 +118,14 @@ class Settings(BaseSettings):
         1,
         ge=1,
         le=256,
-        description="Worker processes. Each loads the models, so the default is one; more use more cores or GPUs.",
+        description="Worker processes. Each loads the models, so the default is one, or one for each of SONOTAG_GPUS; more use "
+        "more cores and carry more streams.",
+    )
+    gpus: Annotated[tuple[Annotated[int, Field(ge=0, le=255)], ...], NoDecode, pydantic.BeforeValidator(_split_commas)] = Field(
+        (),
+        description="GPUs to use, by their numbers in nvidia-smi: each worker gets one, in turn. By default all workers share "
+        "the first.",
+        json_schema_extra={"range": "0,1,..."},
     )
     bundles: Annotated[tuple[BundleRef, ...], NoDecode, pydantic.BeforeValidator(_parse_bundles)] = Field(
         (EMBEDDED_BUNDLE,),
@@ -236,6 +243,21 @@ class Settings(BaseSettings):
     )
 
     _origins: dict[str, str] = pydantic.PrivateAttr(default_factory=dict)
+
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def _give_each_gpu_a_worker(cls, data: Any) -> Any:
+        if isinstance(data, dict) and "workers" not in data and data.get("gpus"):
+            gpus = _split_commas(data["gpus"])
+            return data | {"workers": len(gpus) if isinstance(gpus, tuple | list) else 1}
+        return data
+
+    @pydantic.field_validator("gpus")
+    @classmethod
+    def _refuse_a_gpu_that_is_there_twice(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        if len(set(value)) < len(value):
+            raise ValueError("a number is there twice; more workers than GPUs share them (SONOTAG_WORKERS)")
+        return value
 
     @property
     def trusted_proxies(self) -> str:

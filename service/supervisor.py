@@ -27,6 +27,7 @@ from typing import Final
 from service import exit_codes
 from service.child import Child, python_module
 from service.errors import SettingsError
+from service.gpu_choice import choose_gpu
 from service.logs import log_event
 from service.metrics import MULTIPROCESS_VARIABLE, forget_worker
 from service.settings import Settings
@@ -121,7 +122,11 @@ class Supervisor:
         fds = tuple(sock.fileno() for sock in self._sockets)
         process = await asyncio.create_subprocess_exec(
             *self._child.command,
-            env={**self._child.environ, MULTIPROCESS_VARIABLE: str(self._metrics_folder)},
+            env={
+                **self._child.environ,
+                **choose_gpu(self._child.environ, self._settings.gpus, index),
+                MULTIPROCESS_VARIABLE: str(self._metrics_folder),
+            },
             stdin=PIPE,
             stdout=PIPE,
             pass_fds=fds,

@@ -36,8 +36,8 @@ def gauge(service: ServiceProcess, name: str) -> float:
     return float(found[1])
 
 
-def test_the_workers_share_the_address_and_the_limits(tmp_path: Path) -> None:
-    with running(APP, cwd=tmp_path, environ=TWO) as service:
+def test_the_workers_share_the_address_and_the_limits_and_see_a_gpu_each(tmp_path: Path) -> None:
+    with running(APP, cwd=tmp_path, environ=TWO | {"SONOTAG_GPUS": "3,1"}) as service:
         url = service.wait_ready()
         seen: dict[int, int] = {}
         for _ in range(500):
@@ -47,6 +47,9 @@ def test_the_workers_share_the_address_and_the_limits(tmp_path: Path) -> None:
                 break
         assert sorted(seen.values()) == [50, 51]
         assert service.pid not in seen
+        environs = [Path(f"/proc/{pid}/environ").read_text().split("\0") for pid in seen]
+        shown = {line for environ in environs for line in environ if line.startswith("CUDA_VISIBLE_DEVICES=")}
+        assert shown == {"CUDA_VISIBLE_DEVICES=1", "CUDA_VISIBLE_DEVICES=3"}
         service.send_signal(signal.SIGTERM)
         assert service.wait() == exit_codes.OK
 

@@ -7,10 +7,12 @@ from pathlib import Path
 
 from prometheus_client.parser import text_string_to_metric_families
 
+from service.gpus import GpuReader
 from service.inference.runner import ModelSpec
 from service.labels import LabelSet
 from service.metrics import MAX_ROUTES, STREAM_OUTCOMES, Metrics
 from service.observer import Observer
+from tests.support.nvml import FakeGpu, FakeNvml
 
 SPEC = ModelSpec(
     name="tiny",
@@ -201,3 +203,21 @@ def test_workers_are_added_up_and_a_dead_workers_live_gauges_go(tmp_path: Path) 
         for process in (first, second):
             if process.poll() is None:
                 stop_worker(process)
+
+
+def test_gpus_are_read_at_the_scrape_once_however_many_workers_there_are(tmp_path: Path) -> None:
+    nvml = FakeNvml(FakeGpu(used=10, total=80, gpu=25), FakeGpu(used=20, total=80, gpu=None))
+    for folder in (None, str(tmp_path)):
+        metrics = Metrics(folder, gpus=GpuReader(lambda: nvml))  # type: ignore[arg-type, return-value]
+        nvml.num_inits = 0
+        for used in (10, 30):
+            nvml.gpus[0].used = used
+            assert value(metrics, "sonotag_gpu_memory_used_bytes", gpu="0") == used
+        assert value(metrics, "sonotag_gpu_memory_total_bytes", gpu="1") == 80
+        assert value(metrics, "sonotag_gpu_utilisation_ratio", gpu="0") == 0.25
+        assert value(metrics, "sonotag_gpu_utilisation_ratio", gpu="1") is None
+
+
+def test_a_machine_without_gpus_has_no_series_of_them() -> None:
+    metrics = Metrics(gpus=GpuReader(lambda: FakeNvml(has_driver=False)))  # type: ignore[arg-type, return-value]
+    assert "gpu" not in metrics.render()[0].decode()

@@ -174,3 +174,18 @@ def test_every_setting_has_a_meaning_a_range_and_a_default_within_it() -> None:
 def test_settings_survive_the_way_to_a_worker() -> None:
     settings = load_settings({"bundles": "a=/x", "events": '{"per_label": {"Speech": {"max_gap": 1}}}', "threads": "2"})
     assert Settings.model_validate_json(settings.model_dump_json()).model_dump() == settings.model_dump()
+
+
+def test_each_gpu_gets_a_worker_unless_the_workers_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert load_settings({}).gpus == ()
+    monkeypatch.setenv("SONOTAG_GPUS", "0, 2,1")
+    settings = load_settings({})
+    assert (settings.gpus, settings.workers) == ((0, 2, 1), 3)
+    assert load_settings({"workers": "6"}).workers == 6
+    assert load_settings({"gpus": "3"}).workers == 1
+
+
+@pytest.mark.parametrize("gpus", ["0,0", "-1", "one", "0;1"])
+def test_gpus_that_are_no_numbers_or_there_twice_are_refused(gpus: str) -> None:
+    with pytest.raises(SettingsError, match="--gpus is"):
+        load_settings({"gpus": gpus})
