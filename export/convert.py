@@ -57,8 +57,10 @@ def convert_features(checkpoint: Checkpoint) -> onnx.ModelProto:
 
 
 def choose_operators(operators: OperatorSet, eps: float, *, half: bool) -> Operators:
-    """Return how a graph is written: float16 is for GPUs, where residual add and norm are better in one."""
-    return PortableOperators(eps) if operators == "portable" else FusedOperators(eps, skip_norm=half)
+    """Return how a graph is written: float16 is for GPUs, where residual add and norm are one, and patches a product."""
+    if operators == "portable":
+        return PortableOperators(eps, unfolds_patches=half)
+    return FusedOperators(eps, skip_norm=half, unfolds_patches=half)
 
 
 def _convert(module: nn.Module, architecture: Architecture, outputs: tuple[str, ...], opset: int) -> onnx.ModelProto:

@@ -17,6 +17,7 @@ from torch import nn
 from export.architecture import NUM_SPECIAL_TOKENS, Architecture
 from export.frontend import Features, LogMel
 from export.operators import Operators
+from export.patches import PatchConvolution, PatchProduct
 
 Weights = dict[str, torch.Tensor]
 
@@ -114,9 +115,8 @@ class Encoder(nn.Module):
         positions = weights[f"{prefix}position_embeddings"].double()
         special = torch.cat([weights[f"{prefix}cls_token"], weights[f"{prefix}distillation_token"]], dim=1).double()
         patch_bias = weights[f"{prefix}patch_embeddings.projection.bias"].double()
-        self.stride = (architecture.frequency_stride, architecture.time_stride)
         self.eps = architecture.layer_norm_eps
-        self.patches = _parameter(weights[f"{prefix}patch_embeddings.projection.weight"])
+        self.patches = _embed_patches(weights[f"{prefix}patch_embeddings.projection.weight"], architecture, operators)
         self.special = _parameter(special + positions[:, :NUM_SPECIAL_TOKENS])
         self.positions = _parameter(positions[:, NUM_SPECIAL_TOKENS:] + patch_bias)
         self.norm_weight = _parameter(weights["audio_spectrogram_transformer.encoder.layer.0.layernorm_before.weight"])
@@ -132,8 +132,7 @@ class Encoder(nn.Module):
         Returns:
             float32 `[batch, hidden]`, the mean of the two special tokens after the last norm.
         """
-        image = features.to(self.patches.dtype).transpose(1, 2).unsqueeze(1)
-        patches = nn.functional.conv2d(image, self.patches, stride=self.stride).flatten(2).transpose(1, 2)
+        patches = self.patches(features.to(self.special.dtype))
         special = self.special.expand(features.shape[0], -1, -1)
         residual = torch.cat([special, patches + self.positions], dim=1)
         x = nn.functional.layer_norm(residual, residual.shape[2:], self.norm_weight, self.norm_bias, self.eps)
@@ -190,6 +189,13 @@ class Tagger(nn.Module):
         logits = self.head(embedding)
         scores = torch.softmax(logits, dim=1) if self.is_softmax else torch.sigmoid(logits)
         return logits, scores, embedding
+
+
+def _embed_patches(weight: torch.Tensor, architecture: Architecture, operators: Operators) -> nn.Module:
+    stride = (architecture.frequency_stride, architecture.time_stride)
+    if operators.unfolds_patches:
+        return PatchProduct(weight, stride, architecture.num_mel_bins, architecture.max_length)
+    return PatchConvolution(weight, stride)
 
 
 def _parameter(tensor: torch.Tensor) -> nn.Parameter:

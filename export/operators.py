@@ -26,6 +26,8 @@ class Operators(Protocol):
     """The three operators that a transformer block is made of, besides products."""
 
     opset: int
+    unfolds_patches: bool
+    """Whether patches are embedded by a product instead of a convolution: for GPUs, see `export.patches`."""
 
     def attention(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, num_heads: int) -> torch.Tensor:
         """Attend, scaled by the root of the head's width; `[batch, tokens, hidden]` in and out."""
@@ -49,13 +51,15 @@ class FusedOperators:
         eps: Epsilon of the layer norms.
         skip_norm: Write residual add and layer norm as SkipLayerNormalization. On a GPU that saves a pass over memory; on
             the CPU its kernel is slower than the two operators apart (tiny, 24 of them on one core: 5.5 ms against 1.6).
+        unfolds_patches: See `Operators.unfolds_patches`.
     """
 
     opset = 20
 
-    def __init__(self, eps: float, *, skip_norm: bool) -> None:
+    def __init__(self, eps: float, *, skip_norm: bool, unfolds_patches: bool) -> None:
         self.eps = eps
         self.skip_norm = skip_norm
+        self.unfolds_patches = unfolds_patches
 
     def attention(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, num_heads: int) -> torch.Tensor:
         """See `Operators.attention`."""
@@ -89,12 +93,18 @@ class FusedOperators:
 
 
 class PortableOperators:
-    """Operators of the ONNX standard alone (opset 23 has Attention): for other runtimes, and slower on onnxruntime's CPU."""
+    """Operators of the ONNX standard alone (opset 23 has Attention): for other runtimes, and slower on onnxruntime's CPU.
+
+    Args:
+        eps: Epsilon of the layer norms.
+        unfolds_patches: See `Operators.unfolds_patches`.
+    """
 
     opset = 23
 
-    def __init__(self, eps: float) -> None:
+    def __init__(self, eps: float, *, unfolds_patches: bool) -> None:
         self.eps = eps
+        self.unfolds_patches = unfolds_patches
 
     def attention(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, num_heads: int) -> torch.Tensor:
         """See `Operators.attention`."""

@@ -93,7 +93,8 @@ class OnnxRunner:
         chosen = choose_provider(provider)
         held = bundle.choose_precision(chosen, precision)
         started = time.perf_counter()
-        threads = num_threads or count_usable_cores()
+        # On a GPU the CPU computes shapes and nothing else.
+        threads = 1 if chosen == "cuda" else num_threads or count_usable_cores()
 
         def make_session(cuda_graphs: bool) -> onnxruntime.InferenceSession:
             return create_session(str(bundle.model_path(held)), chosen, num_threads=threads, cuda_graphs=cuda_graphs)
@@ -120,13 +121,18 @@ class OnnxRunner:
         """Make the calling thread one that runs; see `Runner.prepare_thread`.
 
         Raises:
-            BundleError: What the thread's session computes is not what the golden scores say.
+            BundleError: onnxruntime cannot make the thread's session, or what it computes is not what the golden scores say.
         """
         if self._lanes is None:
             return
         started = time.perf_counter()
         golden = self.bundle.load_golden()
-        self._lanes.enter(lambda rows: self._compare(golden, np.arange(rows) % len(golden.lengths)))
+        try:
+            self._lanes.enter(lambda rows: self._compare(golden, np.arange(rows) % len(golden.lengths)))
+        except BundleError:
+            raise
+        except Exception as error:
+            raise _translate(self.bundle, self.spec.precision, self.spec.provider, error) from error
         self.warm_up_seconds += time.perf_counter() - started
         # It has proven the model, and from now on the lanes run it: the weights are on the GPU once less.
         self._session = None

@@ -10,12 +10,16 @@ import numpy as np
 import onnxruntime
 import pytest
 
+from service.gpus import GpuReader
 from service.inference.bundle import open_bundle
 from service.inference.cuda_lanes import MAX_GRAPH_ROWS, CaptureGuard, CudaLanes
 from service.inference.onnx_runner import OnnxRunner
+from service.inference.pinned import allocate_pinned, find_cuda_runtime
+from service.inference.providers import find_cuda_obstacle, has_nvidia_device
 from service.inference.runner import ModelSpec
 from tests.support.bundles import NUM_SAMPLES, reference, write_bundle
 
+EMBEDDED = Path(__file__).resolve().parents[3] / "service" / "bundles" / "ast-tiny-16-16-5s"
 WAIT_SECONDS = 30.0
 
 
@@ -138,3 +142,54 @@ def test_a_capture_waits_for_those_who_run_and_keeps_later_ones_out() -> None:
         for job in jobs:
             job.result(WAIT_SECONDS)
     assert order == ["run", "capture", "later run"]
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_two_threads_give_the_golden_scores_at_once_from_graphs_in_memory_that_does_not_grow(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    if not has_nvidia_device():
+        pytest.skip("needs an NVIDIA GPU")
+    bundle = open_bundle(EMBEDDED)
+    golden = bundle.load_golden()
+    runner = OnnxRunner.open(bundle, provider="cuda")
+    sizes = runner.spec.batch_sizes
+    prepared, used = threading.Barrier(runner.spec.num_lanes + 1), []
+
+    def score(rows: int) -> None:
+        places = np.arange(rows) % len(golden.lengths)
+        output = runner.run(golden.waveform[places], golden.lengths[places], embedding=rows % 2 == 0)
+        np.testing.assert_allclose(output.scores, golden.scores[places], atol=1e-3)
+
+    def serve(turn: threading.Lock, seed: int) -> None:
+        with turn:
+            runner.prepare_thread()
+        prepared.wait(WAIT_SECONDS)
+        for rows in sizes:
+            score(rows)
+        prepared.wait(WAIT_SECONDS)
+        for rows in np.random.default_rng(seed).choice(sizes, 200):
+            score(int(rows))
+
+    turn = threading.Lock()
+    with caplog.at_level(logging.WARNING), ThreadPoolExecutor(runner.spec.num_lanes) as pool:
+        jobs = [pool.submit(serve, turn, seed) for seed in range(runner.spec.num_lanes)]
+        prepared.wait(WAIT_SECONDS)
+        prepared.wait(WAIT_SECONDS)
+        used.append(GpuReader().read()[0].used_bytes)
+        for job in jobs:
+            job.result(WAIT_SECONDS)
+        used.append(GpuReader().read()[0].used_bytes)
+    assert not caplog.records  # no lane runs without graphs
+    assert used[1] == used[0]
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_host_memory_is_pinned(caplog: pytest.LogCaptureFixture) -> None:
+    if not has_nvidia_device():
+        pytest.skip("needs an NVIDIA GPU")
+    assert find_cuda_obstacle() is None
+    with caplog.at_level(logging.WARNING):
+        allocate_pinned((32, 160_000), np.int16)
+    assert find_cuda_runtime() is not None
+    assert not caplog.records
