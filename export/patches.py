@@ -57,11 +57,10 @@ class PatchProduct(nn.Module):
         """Embed `[batch, frames, mel bins]` as `[batch, patches, hidden]`, patches in order of frequency, then time."""
         num_times = (features.shape[1] - self.size) // self.stride[1] + 1
         if self.stride == (self.size, self.size):
-            whole = features[:, : num_times * self.size]
-            patches = whole.unflatten(2, (-1, self.size)).unflatten(1, (num_times, self.size))
+            cut = features[:, : num_times * self.size]
         else:
-            rows = features.index_select(1, self.times[:num_times].flatten()).unflatten(1, (num_times, self.size))
-            patches = rows.index_select(3, self.frequencies.flatten()).unflatten(3, (-1, self.size))
+            cut = features.index_select(1, self.times[:num_times].flatten()).index_select(2, self.frequencies.flatten())
+        patches = cut.reshape(features.shape[0], num_times, self.size, len(self.frequencies), self.size)
         in_order = patches.permute(0, 3, 1, 2, 4).flatten(3).flatten(1, 2)
         return torch.matmul(in_order, self.weight)
 

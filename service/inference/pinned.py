@@ -42,7 +42,7 @@ def find_cuda_runtime() -> CudaRuntime | None:
     """Return CUDA's runtime library where it can be loaded, else None."""
     for name in _LIBRARIES:
         with contextlib.suppress(OSError):
-            return ctypes.CDLL(name)  # type: ignore[return-value]
+            return ctypes.CDLL(name)
     return None
 
 

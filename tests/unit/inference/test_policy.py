@@ -242,3 +242,9 @@ def test_numbers_below_one_are_refused(number: int) -> None:
         WindowQueue[str](number)
     with pytest.raises(ValueError, match="1 or more"):
         WindowQueue[str](1).reserve(number, LIVE)
+
+
+def test_a_window_costs_what_its_run_took_alone_where_runs_overlap() -> None:
+    queue: WindowQueue[str] = WindowQueue(4)
+    queue.record_run(2, 4.0, own_seconds=1.0)
+    assert (queue.run_seconds, queue.seconds_per_window) == (4.0, 0.5)
