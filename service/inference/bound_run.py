@@ -1,7 +1,7 @@
-"""A session with buffers of its own: for each batch size inputs and outputs lie on the device and are bound once.
+"""A session with buffers of its own: for each shape of a batch inputs and outputs lie on the device and are bound once.
 
 A plain `session.run` copies each input into new device memory and each output into new memory of the host. Here a batch is
-copied over what the one before it left, so that nothing is allocated on the device once every size has run, and the addresses
+copied over what the one before it left, so that nothing is allocated on the device once every shape has run, and the addresses
 stay the same, which is what a CUDA graph needs to be replayed.
 """
 
@@ -32,26 +32,27 @@ def make_run_options(graph_id: int) -> onnxruntime.RunOptions:
 
 
 class BoundBatch:
-    """One batch size of a session, with its buffers.
+    """One shape of a session's batches, with its buffers.
 
     Args:
         session: Runs it; one thread at a time.
         spec: The model.
-        num_rows: The batch size.
+        shape: Windows in a batch, and the samples of each.
         device: Where the buffers lie.
         graph_id: Which CUDA graph it is, or `NO_GRAPH`.
     """
 
     def __init__(
-        self, session: onnxruntime.InferenceSession, spec: ModelSpec, num_rows: int, device: Device, graph_id: int
+        self, session: onnxruntime.InferenceSession, spec: ModelSpec, shape: tuple[int, int], device: Device, graph_id: int
     ) -> None:
         self._session = session
         self._options = make_run_options(graph_id)
         self._binding = session.io_binding()
         self._values: dict[str, onnxruntime.OrtValue] = {}
+        num_rows, num_samples = shape
         num_labels = len(spec.labels)
         for name, columns, kind in (
-            ("waveform", (spec.window_samples,), np.int16),
+            ("waveform", (num_samples,), np.int16),
             ("lengths", (), np.int64),
             ("logits", (num_labels,), np.float32),
             ("scores", (num_labels,), np.float32),
@@ -63,7 +64,7 @@ class BoundBatch:
             (self._binding.bind_ortvalue_input if is_input else self._binding.bind_ortvalue_output)(name, value)
 
     def run(self, waveform: Int16Array, lengths: Int64Array, *, embedding: bool) -> ModelOutput:
-        """Score a batch of exactly this size; only the outputs that are wanted come back from the device."""
+        """Score a batch of exactly this shape; only the outputs that are wanted come back from the device."""
         self._values["waveform"].update_inplace(waveform)
         self._values["lengths"].update_inplace(lengths)
         self._session.run_with_iobinding(self._binding, self._options)
@@ -75,7 +76,7 @@ class BoundBatch:
 
 
 class BoundSession:
-    """A session with a `BoundBatch` for each of the model's batch sizes.
+    """A session with a `BoundBatch` for each shape that the model's batches can have.
 
     Args:
         session: Runs it; one thread at a time.
@@ -88,10 +89,10 @@ class BoundSession:
         self, session: onnxruntime.InferenceSession, spec: ModelSpec, device: Device, *, max_graph_rows: int = 0
     ) -> None:
         self.spec = spec
-        # The batch size is the graph's number: both are 1 or more, and each size has one graph.
+        shapes = [(rows, spec.window_samples) for rows in spec.batch_sizes]
         self._batches = {
-            rows: BoundBatch(session, spec, rows, device, rows if rows <= max_graph_rows else NO_GRAPH)
-            for rows in spec.batch_sizes
+            shape: BoundBatch(session, spec, shape, device, number if shape[0] <= max_graph_rows else NO_GRAPH)
+            for number, shape in enumerate(shapes, start=1)
         }
 
     def run(self, waveform: Int16Array, lengths: Int64Array, *, embedding: bool) -> ModelOutput:
@@ -100,14 +101,14 @@ class BoundSession:
         Raises:
             ValueError: It is larger than all of them.
         """
-        count = len(lengths)
-        rows = next((size for size in self._batches if size >= count), None)
+        count, num_samples = waveform.shape
+        rows = next((size for size in self.spec.batch_sizes if size >= count), None)
         if rows is None:
             raise ValueError(f"a batch of {count} windows, model {self.spec.name} takes {self.spec.batch_sizes[-1]} at most")
         if rows > count:
-            waveform = np.concatenate([waveform, np.zeros((rows - count, waveform.shape[1]), np.int16)])
+            waveform = np.concatenate([waveform, np.zeros((rows - count, num_samples), np.int16)])
             lengths = np.concatenate([lengths, np.full(rows - count, self.spec.min_samples, np.int64)])
-        output = self._batches[rows].run(waveform, lengths, embedding=embedding)
+        output = self._batches[rows, num_samples].run(waveform, lengths, embedding=embedding)
         return output if rows == count else _cut(output, count)
 
 
