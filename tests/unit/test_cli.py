@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -150,3 +151,9 @@ def test_the_command_line_imports_only_what_a_command_needs(tmp_path: Path) -> N
     loaded = done.stdout.splitlines()[-1]
     for heavy in ("'fastapi'", "'onnxruntime'", "'prometheus_client'", "'torch'"):
         assert heavy not in loaded
+
+
+def test_a_gpu_that_is_not_there_stops_the_start(tmp_path: Path) -> None:
+    done = sonotag("serve", "--port", "0", "--gpus", "250", cwd=tmp_path)
+    assert done.returncode == exit_codes.START
+    assert re.search(r"GPU 250 is not there: .*\(SONOTAG_GPUS\)", done.stderr)
