@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from datetime import datetime
+from typing import Annotated, Literal
 
 import pydantic
 
@@ -69,6 +70,42 @@ class ClipAnswer(pydantic.BaseModel):
     windows: list[WindowItem] | None = None
     events: tuple[EventItem, ...] | None = None
     embedding: list[float] | None = None
+
+
+class CapacityItem(pydantic.BaseModel):
+    """One model's speed and queue, over all workers. The speed is that of the last ten seconds; what is possible is what the
+    last runs took, and null before the first one."""
+
+    model: str
+    windows_per_second: float
+    windows_per_second_possible: float | None
+    queue_depth: int
+    queue_limit: int
+
+
+class MeasuredCapacity(pydantic.BaseModel):
+    """What `sonotag bench` measured of this model on this machine: the most live streams of which 99 of 100 windows were
+    answered within `slo_seconds` and none was dropped."""
+
+    model_config = pydantic.ConfigDict(from_attributes=True)
+
+    streams: int
+    windows_per_second: float
+    slo_seconds: float
+    hop_seconds: float
+    measured_at: datetime
+
+
+class CapacityAnswer(pydantic.BaseModel):
+    """How much the whole service has to do, and how much it can take."""
+
+    streams_open: int
+    streams_limit: int
+    streams_limit_from: Literal["setting", "measured", "default"]
+    workers: int
+    workers_ready: int
+    models: list[CapacityItem]
+    measured: MeasuredCapacity | None
 
 
 class ErrorBody(pydantic.BaseModel):

@@ -15,6 +15,7 @@ from fastapi.middleware.cors import CORSMiddleware
 from service.api import asyncapi, health, page, rest, websocket
 from service.api.error_handlers import add_error_handlers
 from service.api.middleware import RequestContext, RootPath
+from service.capacity import decide_limit
 from service.errors import InvalidParameter, SettingsError, StartError
 from service.inference.batcher import Batcher
 from service.inference.catalog import Catalog, open_catalog
@@ -25,6 +26,7 @@ from service.metrics import Metrics
 from service.postprocess.hysteresis import Thresholds
 from service.services import Services
 from service.settings import Settings
+from service.speed import watch_speed
 from service.tracing import Tracer
 
 logger = logging.getLogger(__name__)
@@ -62,7 +64,8 @@ def create_app(settings: Settings, *, runner: Runner | None = None, tracer: Trac
         try:
             yield
         finally:
-            await loading
+            if (watch := await loading) is not None:
+                watch.cancel()
             await services.close()
 
     app = FastAPI(
@@ -94,8 +97,8 @@ def create_app(settings: Settings, *, runner: Runner | None = None, tracer: Trac
     return app
 
 
-async def _load(services: Services, runner: Runner | None) -> None:
-    """Load the models in a thread, so that liveness and readiness answer meanwhile."""
+async def _load(services: Services, runner: Runner | None) -> asyncio.Task[None] | None:
+    """Load the models in a thread, so that liveness and readiness answer meanwhile. Return the task that watches them."""
     settings, lifecycle = services.settings, services.lifecycle
     try:
         if runner is not None:
@@ -111,12 +114,18 @@ async def _load(services: Services, runner: Runner | None) -> None:
             _check_events(settings, batcher.spec)
             fell_back = batcher.spec.provider == "cpu" and settings.provider != "cpu" and has_nvidia_device()
             services.metrics.model_loaded(batcher.spec, max_queue_windows=settings.max_queue_windows, fell_back=fell_back)
+        services.stream_limit = decide_limit(settings, catalog.get(None).spec)
+        services.metrics.stream_limit_changed(services.max_streams)
+        watch = asyncio.create_task(watch_speed(catalog, services.metrics, services.clock))
         lifecycle.mark_ready()
     except StartError as error:
         lifecycle.fail(error)
     except Exception as error:
         logger.exception("the models could not be loaded")
         lifecycle.fail(StartError(f"the models could not be loaded: {type(error).__name__}: {error}"))
+    else:
+        return watch
+    return None
 
 
 def _open_tracer(clock: Callable[[], float]) -> Tracer:

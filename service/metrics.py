@@ -73,6 +73,7 @@ class Metrics:
     def __init__(self, multiprocess_dir: str | None = None, *, gpus: GpuReader | None = None) -> None:
         self._multiprocess_dir = multiprocess_dir or os.environ.get(MULTIPROCESS_VARIABLE) or None
         self._registry = registry = CollectorRegistry()
+        self._num_scored: dict[str, int] = {}
         self._routes: set[str] = set()
         self._routes_lock = threading.Lock()
         # The moment each series was made is no measurement, and the multiprocess mode has none: leave it out of both.
@@ -159,6 +160,20 @@ class Metrics:
         self._streams_limit = Gauge(
             "sonotag_streams_limit", "Live streams that may be open at once.", registry=registry, multiprocess_mode="livesum"
         )
+        self._speed = Gauge(
+            "sonotag_windows_per_second",
+            "Windows scored in a second, over the last ten.",
+            ["model"],
+            registry=registry,
+            multiprocess_mode="livesum",
+        )
+        self._possible_speed = Gauge(
+            "sonotag_windows_possible_per_second",
+            "Windows that the model can score in a second at the speed of its last runs; 0 before the first one.",
+            ["model"],
+            registry=registry,
+            multiprocess_mode="livesum",
+        )
         self._lag_limit = Gauge(
             "sonotag_window_lag_limit_seconds",
             "A live window that would be answered later than this is dropped.",
@@ -217,6 +232,21 @@ class Metrics:
         for reason in WASTE_REASONS:
             self._windows_dropped.labels(spec.name, reason)
         self._batch_size.labels(spec.name)
+        self._num_scored[spec.name] = 0
+        self.speed_measured(spec.name, 0.0, None)
+
+    def stream_limit_changed(self, max_streams: int) -> None:
+        """This process takes so many streams from now on."""
+        self._streams_limit.set(max_streams)
+
+    def speed_measured(self, model: str, windows_per_second: float, possible: float | None) -> None:
+        """How fast a model was lately in this process, and how fast it could be (None: it has not run yet)."""
+        self._speed.labels(model).set(windows_per_second)
+        self._possible_speed.labels(model).set(possible or 0.0)
+
+    def num_scored(self, model: str) -> int:
+        """Return how many windows of a model this process has scored."""
+        return self._num_scored.get(model, 0)
 
     def stage_seconds(self, stage: Stage, seconds: float) -> None:
         """See `Observer`."""
@@ -226,6 +256,7 @@ class Metrics:
         """See `Observer`."""
         self._batch_size.labels(model).observe(num_windows)
         self._windows.labels(model).inc(num_windows)
+        self._num_scored[model] = self._num_scored.get(model, 0) + num_windows
 
     def windows_dropped(self, model: str, reason: WasteReason, num_windows: int) -> None:
         """See `Observer`."""
@@ -268,12 +299,23 @@ class Metrics:
 
     def render(self) -> tuple[bytes, str]:
         """Return the page for a scrape, over all workers, and its content type. It reads files when there are several."""
-        registry = self._registry
-        if self._multiprocess_dir is not None:
-            registry = CollectorRegistry()
-            multiprocess.MultiProcessCollector(registry, path=self._multiprocess_dir)  # type: ignore[no-untyped-call]
-            registry.register(self._gpus)
-        return prometheus_client.generate_latest(registry), prometheus_client.CONTENT_TYPE_PLAIN_0_0_4
+        return prometheus_client.generate_latest(self._shared_registry()), prometheus_client.CONTENT_TYPE_PLAIN_0_0_4
+
+    def read_gauges(self) -> dict[str, dict[str, float]]:
+        """Return what the gauges say now over all workers: by name, then by model ("" where there is none). As `render`."""
+        gauges: dict[str, dict[str, float]] = {}
+        for family in self._shared_registry().collect():
+            if family.type == "gauge":
+                gauges[family.name] = {sample.labels.get("model", ""): sample.value for sample in family.samples}
+        return gauges
+
+    def _shared_registry(self) -> CollectorRegistry:
+        if self._multiprocess_dir is None:
+            return self._registry
+        registry = CollectorRegistry()
+        multiprocess.MultiProcessCollector(registry, path=self._multiprocess_dir)  # type: ignore[no-untyped-call]
+        registry.register(self._gpus)
+        return registry
 
     def _bounded_route(self, route: str) -> str:
         # Templates are few; the bound holds even where a caller passes a path by mistake.

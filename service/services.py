@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from service.capacity import DEFAULT_LIMIT, StreamLimit
 from service.engine import Engine
 from service.lifecycle import Lifecycle
 from service.metrics import Metrics
@@ -17,8 +18,17 @@ class Services(Engine):
         lifecycle: Admits requests and streams, and drains.
         metrics: Watches.
         num_streams: Live streams open in this process.
+        stream_limit: How many there may be in the whole service, and who says so; decided when the models are loaded.
     """
 
     lifecycle: Lifecycle
     metrics: Metrics
     num_streams: int = 0
+    stream_limit: StreamLimit = DEFAULT_LIMIT
+
+    @property
+    def max_streams(self) -> int:
+        """Live streams that may be open in this process."""
+        if self.stream_limit.origin == "measured":
+            return self.settings.share_of(self.stream_limit.streams)
+        return self.settings.max_streams

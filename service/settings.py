@@ -159,8 +159,14 @@ class Settings(BaseSettings):
         1000,
         ge=1,
         le=1_000_000,
-        description="Live streams open at once, over all workers. A stream costs memory (a window and what is ahead, "
-        "under 1 MB) even when it is silent; 1000 stay under 1 GB.",
+        description="Live streams open at once, over all workers. Where it is not set, what sonotag bench measured for this "
+        "model and machine (SONOTAG_CAPACITY_FILE) holds in place of the default. A stream costs memory (a window and what is "
+        "ahead, under 1 MB) even when it is silent; 1000 stay under 1 GB.",
+    )
+    capacity_file: Path | None = Field(
+        None,
+        description="Where sonotag bench writes how many live streams this machine can take, and where the service reads it. "
+        "By default sonotag/capacity.json in XDG_STATE_HOME, or in ~/.local/state.",
     )
     max_queue_windows: int = Field(
         256,
@@ -243,6 +249,8 @@ class Settings(BaseSettings):
     )
 
     _origins: dict[str, str] = pydantic.PrivateAttr(default_factory=dict)
+    _worker_index: int = pydantic.PrivateAttr(default=0)
+    _is_stream_limit_set: bool | None = pydantic.PrivateAttr(default=None)
 
     @pydantic.model_validator(mode="before")
     @classmethod
@@ -271,6 +279,23 @@ class Settings(BaseSettings):
     def origins(self) -> Mapping[str, str]:
         """Where each value came from: `flag`, `environment` or `.env`; a name that is missing has its default."""
         return self._origins
+
+    @property
+    def is_stream_limit_set(self) -> bool:
+        """Whether somebody chose `max_streams`; then no measurement takes its place."""
+        return "max_streams" in self.model_fields_set if self._is_stream_limit_set is None else self._is_stream_limit_set
+
+    def share_of(self, total: int) -> int:
+        """Return this worker's part of what holds for the whole service, at least 1."""
+        share, rest = divmod(total, self.workers)
+        return max(1, share + (self._worker_index < rest))
+
+    def of_worker(self, index: int) -> Settings:
+        """Return one worker's settings: what holds for the whole service is divided, the rest is the same."""
+        copy = self.model_copy()
+        copy._worker_index = index
+        copy._is_stream_limit_set = self.is_stream_limit_set
+        return copy.model_copy(update={"max_streams": copy.share_of(self.max_streams)})
 
     def with_origins(self, origins: Mapping[str, str]) -> Settings:
         """Return these settings, knowing where their values came from."""

@@ -187,8 +187,7 @@ class Supervisor:
 
 def divide_settings(settings: Settings, index: int) -> Settings:
     """Return one worker's settings: what holds for the whole service is divided, the rest is the same."""
-    share, rest = divmod(settings.max_streams, settings.workers)
-    return settings.model_copy(update={"max_streams": max(1, share + (index < rest))})
+    return settings.of_worker(index)
 
 
 def prepare_metrics_folder(environ: MutableMapping[str, str]) -> Path | None:

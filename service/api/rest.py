@@ -14,7 +14,8 @@ from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from service.answers import ClassifyQuery, ClipAnswer, ErrorAnswer, error_body, to_json
+from service.answers import CapacityAnswer, ClassifyQuery, ClipAnswer, ErrorAnswer, error_body, to_json
+from service.api.capacity import make_capacity
 from service.api.lines import answer_lines
 from service.api.schemas import (
     BatchAnswer,
@@ -211,6 +212,16 @@ async def list_models(request: Request) -> dict[str, object]:
     """What is served; the first is the default."""
     catalog = _services(request).catalog
     return {"default": catalog.default, "models": [catalog.describe(name) for name in catalog.names]}
+
+
+@router.get("/v1/capacity", responses={503: _ERRORS[503]})
+async def get_capacity(request: Request) -> CapacityAnswer:
+    """How much there is to do and how much can be taken, over all workers."""
+    services = _services(request)
+    names = services.catalog.names
+    # As for a scrape: it reads files where there are several workers, and must not wait for sound in the pool.
+    gauges = await asyncio.to_thread(services.metrics.read_gauges)
+    return make_capacity(gauges, names, services.stream_limit)
 
 
 @router.get("/v1/models/{name}", responses={404: _ERRORS[404]})

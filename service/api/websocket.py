@@ -41,9 +41,10 @@ async def stream(websocket: WebSocket) -> None:
     services: Services = websocket.app.state.services
     try:
         services.lifecycle.check_ready()
-        if services.num_streams >= services.settings.max_streams:
+        if services.num_streams >= services.max_streams:
             raise QueueFull(
-                f"{services.num_streams} streams are open, the limit is {services.settings.max_streams} (SONOTAG_MAX_STREAMS)",
+                f"{services.num_streams} streams are open, the limit is {services.max_streams} "
+                f"({services.stream_limit.explanation})",
                 retry_after_s=5.0,
             )
     except (Draining, NotReady, QueueFull) as error:

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import httpx
 import pydantic
 
-from service.answers import ClassifyQuery, ClipAnswer
+from service.answers import CapacityAnswer, ClassifyQuery, ClipAnswer
 from service.client.errors import BadAnswer, Unreachable, response_error
 from service.client.fields import ClassifyFields, StartFields, make_query, make_start, query_items
 from service.client.lines import NDJSON, read_lines
@@ -30,6 +30,7 @@ CONNECT_SECONDS = 10.0
 DEFAULT_CONCURRENCY = 4
 
 ClipT = TypeVar("ClipT", bound=Clip)
+AnswerT = TypeVar("AnswerT", bound=pydantic.BaseModel)
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,6 +188,14 @@ class AsyncClient:
             async for message in messages:
                 yield message
 
+    async def capacity(self) -> CapacityAnswer:
+        """Say how much the service has to do, and how much it can take.
+
+        Raises:
+            ServiceError: What the server refused it with, or `Unreachable`, after the last try.
+        """
+        return await self._retry.run(self._capacity)
+
     async def _request(self, payload: Payload, items: tuple[tuple[str, str], ...], accept: str) -> httpx.Request:
         headers = {
             "Content-Length": str(await payload.num_bytes()),
@@ -216,14 +225,22 @@ class AsyncClient:
         return Unreachable(f"no answer from {self._url}: {str(error) or type(error).__name__}")
 
     async def _classify(self, payload: Payload, items: tuple[tuple[str, str], ...]) -> ClipAnswer:
+        return self._read(await self._send(await self._request(payload, items, "application/json")), ClipAnswer)
+
+    async def _capacity(self) -> CapacityAnswer:
+        return self._read(await self._send(self._http.build_request("GET", f"{self._url}/v1/capacity")), CapacityAnswer)
+
+    async def _send(self, request: httpx.Request) -> httpx.Response:
         try:
-            response = await self._http.send(await self._request(payload, items, "application/json"))
+            return await self._http.send(request)
         except httpx.TransportError as error:
             raise self._unreachable(error) from error
+
+    def _read(self, response: httpx.Response, kind: type[AnswerT]) -> AnswerT:
         if not response.is_success:
             raise response_error(response.status_code, response.headers, response.content)
         try:
-            return ClipAnswer.model_validate_json(response.content)
+            return kind.model_validate_json(response.content)
         except pydantic.ValidationError as error:
             raise BadAnswer(f"{self._url} answers {response.status_code}, but not as a Sonotag does") from error
 

@@ -7,7 +7,7 @@ import threading
 from collections.abc import AsyncGenerator, Coroutine, Iterable, Iterator, Mapping
 from typing import Any, TypeVar, Unpack
 
-from service.answers import ClipAnswer
+from service.answers import CapacityAnswer, ClipAnswer
 from service.client.async_client import (
     DEFAULT_CONCURRENCY,
     DEFAULT_TIMEOUT_SECONDS,
@@ -82,6 +82,10 @@ class Client:
     ) -> Iterator[ServerMessage]:
         """See `AsyncClient.stream`. An iterable source runs in another thread than the caller's."""
         return self._iterate(self._client.stream(source, sample_rate=sample_rate, **fields))
+
+    def capacity(self) -> CapacityAnswer:
+        """See `AsyncClient.capacity`."""
+        return self._run(self._client.capacity())
 
     def _run(self, coroutine: Coroutine[Any, Any, Item]) -> Item:
         future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)

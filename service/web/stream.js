@@ -164,16 +164,23 @@ export class LiveStream {
   }
 }
 
-/** A refused upgrade tells a browser nothing but 1006: readiness says why. */
+/** A refused upgrade tells a browser nothing but 1006: readiness says why, and for a server that is ready its capacity. */
 export async function whyRefused() {
   try {
-    const answer = await fetch(new URL("health/ready", ROOT), { cache: "no-store" });
-    if (answer.ok) return "The server is ready but did not take the stream: it may have as many as it takes.";
-    const text = await answer.text();
-    return `The server does not take streams: ${messageIn(text) ?? `status ${answer.status}`}.`;
+    const answer = await ask("health/ready");
+    if (!answer.ok) return `The server does not take streams: ${messageIn(await answer.text()) ?? `status ${answer.status}`}.`;
+    const capacity = await ask("v1/capacity");
+    if (!capacity.ok) return "The server is ready but did not take the stream.";
+    const { streams_open: open, streams_limit: limit } = await capacity.json();
+    if (open < limit) return `The server did not take the stream, and has places now: ${open} of ${limit} streams are open.`;
+    return `The server is full: ${open} of ${limit} streams are open.`;
   } catch {
     return navigator.onLine ? "The server cannot be reached." : "This device is offline.";
   }
+}
+
+function ask(path) {
+  return fetch(new URL(path, ROOT), { cache: "no-store" });
 }
 
 function messageIn(text) {

@@ -6,6 +6,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from service.app import create_app
@@ -28,7 +29,8 @@ class AppServer:
 
     def __init__(self, runner: FakeRunner, settings: dict[str, Any], tracer: Tracer | None = None) -> None:
         # A .env file is the developer's; a test has only what it says.
-        self.settings = Settings(_env_file=None, **{"port": 0} | settings)
+        # What the developer's machine was measured at is nothing that a test knows.
+        self.settings = Settings(_env_file=None, **{"port": 0, "capacity_file": Path("/nonexistent")} | settings)
         self.runner = runner
         app = create_app(self.settings, runner=runner, tracer=tracer)
         self.metrics: Metrics = app.state.metrics

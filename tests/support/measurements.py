@@ -1,0 +1,26 @@
+"""A measurement of the fake model on this machine."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from service.capacity import Measurement
+from service.inference.providers import count_usable_cores
+
+
+def make_measurement(**changes: object) -> Measurement:
+    """Return what `sonotag bench` would write of `FakeRunner` here, with changes."""
+    document: dict[str, object] = {
+        "streams": 24,
+        "windows_per_second": 31.5,
+        "slo_seconds": 0.5,
+        "hop_seconds": 1.0,
+        "model": "fake",
+        "model_sha256": "0" * 64,
+        "provider": "cpu",
+        "precision": "fp32",
+        "cores": count_usable_cores(),
+        "workers": 1,
+        "measured_at": datetime(2026, 11, 24, 12, tzinfo=UTC),
+    }
+    return Measurement.model_validate(document | changes)

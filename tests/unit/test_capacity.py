@@ -1,0 +1,125 @@
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from service.capacity import capacity_path, decide_limit, find_difference, read_measurement, write_measurement
+from service.errors import SettingsError
+from service.logs import TextFormatter
+from service.settings import Settings
+from tests.support.measurements import make_measurement
+from tests.support.runners import make_spec
+
+
+def settings(**values: Any) -> Settings:
+    return Settings(_env_file=None, **values)
+
+
+def logged(caplog: pytest.LogCaptureFixture) -> str:
+    return "\n".join(TextFormatter().format(record) for record in caplog.records)
+
+
+def test_a_measurement_is_read_as_it_was_written_and_nothing_is_left_beside_it(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "capacity.json"
+    assert read_measurement(path) is None
+    for streams in (24, 25):
+        write_measurement(path, make_measurement(streams=streams))
+        assert read_measurement(path) == make_measurement(streams=streams)
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_the_file_lies_in_the_folder_for_state_unless_the_setting_says_otherwise(tmp_path: Path) -> None:
+    home = {"HOME": "/home/somebody"}
+    assert capacity_path(settings(), home) == Path("/home/somebody/.local/state/sonotag/capacity.json")
+    assert capacity_path(settings(), home | {"XDG_STATE_HOME": "/state"}) == Path("/state/sonotag/capacity.json")
+    assert capacity_path(settings(), home | {"XDG_STATE_HOME": "relative"}) == capacity_path(settings(), home)
+    assert capacity_path(settings(capacity_file=tmp_path / "file"), home) == tmp_path / "file"
+    assert not capacity_path(settings(), {}).exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ("no JSON", "Invalid JSON"),
+        (json.dumps({"streams": 0}), "streams: Input should be greater than or equal to 1"),
+        (json.dumps({}), "streams: Field required"),
+        (make_measurement().model_dump_json().replace('"format_version":1', '"format_version":2'), "format_version"),
+        (make_measurement().model_dump_json().replace('"streams"', '"stream"'), "streams: Field required"),
+        (" " * 100_000, "more than 65536 bytes"),
+    ],
+)
+def test_a_file_that_is_none_of_ours_is_an_error_that_says_what_is_wrong(tmp_path: Path, content: str, told: str) -> None:
+    path = tmp_path / "capacity.json"
+    path.write_text(content)
+    with pytest.raises(SettingsError) as raised:
+        decide_limit(settings(capacity_file=path), make_spec())
+    assert told in str(raised.value)
+    assert str(path) in str(raised.value)
+    assert "SONOTAG_CAPACITY_FILE" in str(raised.value)
+
+
+def test_in_the_default_place_such_a_file_is_warned_of_and_not_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    (tmp_path / "sonotag").mkdir()
+    (tmp_path / "sonotag" / "capacity.json").write_text("{")
+    limit = decide_limit(settings(), make_spec())
+    assert (limit.streams, limit.origin) == (1000, "default")
+    assert "Invalid JSON" in logged(caplog)
+
+
+def test_a_file_that_cannot_be_written_or_read_is_named(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"cannot be written.*SONOTAG_CAPACITY_FILE"):
+        write_measurement(Path("/dev/null/capacity.json"), make_measurement())
+    with pytest.raises(SettingsError, match=r"cannot be read: Is a directory"):
+        read_measurement(tmp_path)
+
+
+def test_the_measured_limit_holds_where_nobody_set_another_one(tmp_path: Path) -> None:
+    path = tmp_path / "capacity.json"
+    write_measurement(path, make_measurement(streams=24))
+    measured = decide_limit(settings(capacity_file=path), make_spec())
+    assert (measured.streams, measured.origin, measured.measurement) == (24, "measured", make_measurement(streams=24))
+    assert "measured by sonotag bench on 2026-11-24" in measured.explanation
+    chosen = decide_limit(settings(capacity_file=path, max_streams=1000), make_spec())
+    assert (chosen.streams, chosen.origin, chosen.explanation) == (1000, "setting", "SONOTAG_MAX_STREAMS")
+    without = decide_limit(settings(capacity_file=tmp_path / "missing"), make_spec())
+    assert (without.streams, without.origin) == (1000, "default")
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"model_sha256": "1" * 64}, "with model fake (111111111111), this is fake (000000000000)"),
+        ({"provider": "cuda"}, "with provider cuda, this is cpu"),
+        ({"precision": "int8"}, "with precision int8, this is fp32"),
+        ({"workers": 2}, "with workers 2, this is 1"),
+        ({"cores": 4096}, "with cores 4096, this is "),
+    ],
+)
+def test_what_was_measured_of_something_else_is_not_used_and_the_log_says_why(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, changes: dict[str, object], told: str
+) -> None:
+    path = tmp_path / "capacity.json"
+    write_measurement(path, make_measurement(**changes))
+    with caplog.at_level(logging.INFO):
+        limit = decide_limit(settings(capacity_file=path), make_spec())
+    assert (limit.streams, limit.origin) == (1000, "default")
+    assert told in logged(caplog)
+
+
+def test_the_same_weights_under_another_name_are_the_same_model() -> None:
+    assert find_difference(make_measurement(cores=2), make_spec(name="other"), workers=1, cores=2) is None
+
+
+def test_workers_share_what_is_measured_and_what_is_set() -> None:
+    whole = settings(workers=3)
+    assert [whole.of_worker(index).share_of(11) for index in range(3)] == [4, 4, 3]
+    assert [whole.of_worker(index).share_of(2) for index in range(3)] == [1, 1, 1]
+    assert not whole.of_worker(1).is_stream_limit_set, "dividing the default is no choice"
+    assert settings(workers=3, max_streams=9).of_worker(1).is_stream_limit_set
