@@ -1,4 +1,4 @@
-"""How much a service can take: live streams at real speed and REST clients, from processes of their own, until an objective breaks.
+"""How much a service can take: live streams at real speed and REST clients, until an objective breaks.
 
 ::
 

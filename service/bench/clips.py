@@ -1,4 +1,4 @@
-"""REST clients in a closed loop, from one process: requests are made before the first is sent, answers are read to their end."""
+"""REST clients in a closed loop, from one process: requests are made before the first is sent, answers read to their end."""
 
 from __future__ import annotations
 

@@ -52,6 +52,7 @@ class LiveStream(asyncio.Protocol):
         self._sent_at: list[float] = []
         self._is_ending = False
         self.is_open = False
+        self.closed = asyncio.Event()
         self.failure: str | None = None
         self.lateness: list[float] = []
         self.answers: list[tuple[float, float]] = []
@@ -74,21 +75,22 @@ class LiveStream(asyncio.Protocol):
                 if self._websocket.handshake_exc is not None:
                     self._fail(_describe(self._websocket.handshake_exc))
             elif isinstance(event, Frame) and event.opcode is Opcode.TEXT:
-                self._take(json.loads(event.data), now)
+                self._take(json.loads(bytes(event.data)), now)
         self._flush()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Note an end that nobody here wanted."""
+        """Note the end, and whether anybody here wanted it."""
+        self.closed.set()
         if not self._is_ending:
             code = self._websocket.close_rcvd.code if self._websocket.close_rcvd else 1006
             self._fail(f"closed with {code}")
 
     def end(self) -> None:
-        """Close the connection; what is not answered by now is of no interest."""
+        """Stop the stream, as a client does, and leave if the service does not close it soon."""
         self._is_ending = True
         if self._transport is not None and not self._transport.is_closing():
             if self.is_open:
-                self._websocket.send_close(1000)
+                self._websocket.send_text(b'{"type": "stop"}')
                 self._flush()
             asyncio.get_running_loop().call_later(CLOSE_SECONDS, self._transport.abort)
 
@@ -167,7 +169,9 @@ async def run_streams(order: StreamsOrder) -> StreamsResult:
     result = _collect(streams, order, cpu_seconds)
     for stream in streams:
         stream.end()
-    await asyncio.sleep(1.5 * CLOSE_SECONDS)
+    for stream in streams:
+        if stream.is_open:
+            await stream.closed.wait()
     return result
 
 

@@ -1,0 +1,131 @@
+"""Everybody in turn, round after round: what disturbs the machine disturbs all of them alike."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from bench.contestants import Contestant, Run, Scores
+from bench.work import Product
+from export.signals import Batch
+
+MIN_SECONDS = 0.05
+"""Of one measurement: shorter runs are repeated in a row."""
+MAX_REPEATS = 200
+Tell = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """Of some measurements: the median and the quartiles around it."""
+
+    median: float
+    lower: float
+    upper: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Spread:
+        """Return that of some values, one or more."""
+        lower, median, upper = (float(value) for value in np.percentile(values, (25, 50, 75)))
+        return cls(median, lower, upper)
+
+
+@dataclass(frozen=True, slots=True)
+class Time:
+    """One contestant at one batch size.
+
+    Attributes:
+        name: The contestant's.
+        batch: Windows at a time.
+        seconds: For the whole batch; None where it does not run.
+        difference: The largest difference of a score from the reference's; None for another model.
+        error: Why it does not run.
+    """
+
+    name: str
+    batch: int
+    seconds: Spread | None
+    difference: float | None = None
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Race:
+    """All of one batch size.
+
+    Attributes:
+        times: One for each contestant.
+        product: Operations a second of the large matrix product, measured in the same rounds.
+    """
+
+    times: tuple[Time, ...]
+    product: Spread
+
+
+def run_race(
+    contestants: Sequence[Contestant],
+    batch: Batch,
+    expected: Scores,
+    product: Product,
+    rounds: int,
+    tell: Tell = lambda _: None,
+) -> Race:
+    """Let all score a batch in each of some rounds, each round begun by another one.
+
+    Args:
+        contestants: In the order of the report.
+        batch: The windows.
+        expected: Scores of the checkpoint, `[batch, labels]`.
+        product: Is measured in each round, too.
+        rounds: How many.
+        tell: Is told who is being prepared, and each round.
+    """
+    ready: dict[str, tuple[Run, int]] = {}
+    errors: dict[str, str] = {}
+    differences: dict[str, float] = {}
+    for contestant in contestants:
+        facts = contestant.facts
+        tell(f"batch {len(batch.lengths)}: preparing {facts.name}")
+        try:
+            run = contestant.prepare(batch)
+            scores = run()
+            took = _measure(run, 1)
+        except Exception as error:  # of any library; one that cannot run must not end the race
+            errors[facts.name] = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+            continue
+        if facts.is_same_model:
+            differences[facts.name] = float(np.abs(scores - expected).max())
+        ready[facts.name] = (run, max(1, min(MAX_REPEATS, round(MIN_SECONDS / took))))
+    product.measure()
+    taken: dict[str, list[float]] = {name: [] for name in ready}
+    rates: list[float] = []
+    names = list(ready)
+    for number in range(rounds):
+        tell(f"batch {len(batch.lengths)}: round {number + 1} of {rounds}")
+        first = number % len(names) if names else 0
+        for name in names[first:] + names[:first]:
+            run, repeats = ready[name]
+            taken[name].append(_measure(run, repeats))
+        rates.append(product.measure())
+    times = [
+        Time(
+            name=contestant.facts.name,
+            batch=len(batch.lengths),
+            seconds=Spread.of(taken[contestant.facts.name]) if contestant.facts.name in ready else None,
+            difference=differences.get(contestant.facts.name),
+            error=errors.get(contestant.facts.name, ""),
+        )
+        for contestant in contestants
+    ]
+    return Race(tuple(times), Spread.of(rates))
+
+
+def _measure(run: Run, repeats: int) -> float:
+    """Return the mean seconds of a run over some in a row."""
+    began = time.perf_counter()
+    for _ in range(repeats):
+        run()
+    return (time.perf_counter() - began) / repeats

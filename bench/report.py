@@ -1,0 +1,106 @@
+"""The report of the models' comparison: JSON, Markdown, plots."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from bench.model import ModelReport
+from bench.plots import draw_speed, draw_spread
+from bench.race import Race, Time
+
+JSON_FILE, MARKDOWN_FILE = "model.json", "model.md"
+SPEED_PLOT, SPREAD_PLOT = "model-speed.png", "model-spread.png"
+
+
+def write_report(report: ModelReport, folder: Path) -> None:
+    """Write all of it into a folder, which is made where it is missing."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / JSON_FILE).write_text(json.dumps(report.to_document(), indent=2) + "\n")
+    draw_speed(report, folder / SPEED_PLOT)
+    draw_spread(report, folder / SPREAD_PLOT)
+    plots = f"\n![Windows a second by batch size]({SPEED_PLOT})\n\n![Spread of the times]({SPREAD_PLOT})\n"
+    (folder / MARKDOWN_FILE).write_text(to_markdown(report) + plots)
+
+
+def to_markdown(report: ModelReport) -> str:
+    """Return the tables and what is needed to read them."""
+    parts = [
+        f"# {report.checkpoint}: {report.window_seconds:g} s windows on {report.device}",
+        _conditions(report),
+        "Milliseconds for each window: median, and the quartiles.\n\n" + _time_table(report),
+        "Windows a second; how much of the large product's rate the encoder's operations reach.\n\n" + _rate_table(report),
+        "The largest difference of a score from transformers in float32, over all windows.\n\n" + _difference_table(report),
+        _remarks(report),
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _conditions(report: ModelReport) -> str:
+    versions = ", ".join(f"{name} {version}" for name, version in report.versions.items())
+    product = ", ".join(f"{race.product.median / 1e12:.3g}" for race in report.races)
+    return (
+        f"{report.cores} cores, {versions}; {report.rounds} interleaved rounds on the same windows ({report.clips}), "
+        f"{report.measured_at:%Y-%m-%d}. "
+        f"A window is {report.work.encoder / 1e9:.3g} GFLOP, and {report.work.front_end / 1e9:.2g} in the front end. "
+        f"A product of {report.product_type} matrices of {report.product_size} squared ran at {product} TFLOP/s "
+        "while each batch size was measured."
+    )
+
+
+def _time_table(report: ModelReport) -> str:
+    return _table(report, lambda time, _: _quartiles(time))
+
+
+def _rate_table(report: ModelReport) -> str:
+    def cell(time: Time, race: Race) -> str:
+        if time.seconds is None:
+            return "–"
+        speed = time.batch / time.seconds.median
+        rate = speed * report.work.encoder
+        if not _is_same_model(report, time):
+            return f"{speed:.4g}"
+        return f"{speed:.4g} ({rate / 1e12:.3g} TFLOP/s, {rate / race.product.median:.2f})"
+
+    return _table(report, cell)
+
+
+def _difference_table(report: ModelReport) -> str:
+    return _table(report, lambda time, _: "–" if time.difference is None else f"{time.difference:.1e}")
+
+
+def _table(report: ModelReport, cell: object) -> str:
+    assert callable(cell)
+    batches = [race.times[0].batch for race in report.races if race.times]
+    lines = [
+        "| | " + " | ".join(f"batch {batch}" for batch in batches) + " |",
+        "|---|" + "---:|" * len(batches),
+    ]
+    for index, facts in enumerate(report.facts):
+        cells = [cell(race.times[index], race) for race in report.races]
+        lines.append(f"| {facts.name}, {facts.counts} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _quartiles(time: Time) -> str:
+    if time.seconds is None:
+        return "–"
+    median, lower, upper = (
+        1000 * seconds / time.batch for seconds in (time.seconds.median, time.seconds.lower, time.seconds.upper)
+    )
+    return f"{median:.3g} ({lower:.3g} to {upper:.3g})"
+
+
+def _is_same_model(report: ModelReport, time: Time) -> bool:
+    return next(facts for facts in report.facts if facts.name == time.name).is_same_model
+
+
+def _remarks(report: ModelReport) -> str:
+    lines = [f"- {facts.name}: {facts.note}." for facts in report.facts if facts.note]
+    lines += [f"- Not in the race: {absent.name}: {absent.reason}." for absent in report.absent]
+    for race in report.races:
+        lines += [f"- {time.name} does not run batch {time.batch}: {time.error}" for time in race.times if time.error]
+    for trial in report.trials:
+        took = trial.error if trial.milliseconds_a_window is None else f"{trial.milliseconds_a_window:.3g} ms a window"
+        lines.append(f"- torch.compile, mode {trial.mode}, attention {trial.attention}: {took}")
+    return "\n".join(lines)

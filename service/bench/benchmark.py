@@ -1,0 +1,185 @@
+"""The whole benchmark of a service: REST clients, idle streams, then live streams until the objective breaks."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+
+from service.bench.search import next_number
+from service.bench.sounds import make_clips
+from service.bench.stages import ClipStage, Plan, StreamStage, run_clips_stage, run_streams_stage
+from service.bench.target import ModelFacts, Target
+from service.capacity import Measurement
+from service.inference.providers import count_usable_cores
+
+Tell = Callable[[str, float], None]
+"""Is told of each stage as it begins, and how many seconds it will take."""
+_IDLE_SECONDS = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Course:
+    """What to run.
+
+    Attributes:
+        streams: Exactly these numbers of live streams; empty to search for the largest that keeps the objective.
+        first: Where the search begins.
+        largest: Where it ends at the latest.
+        clients: Numbers of REST clients.
+        idle_streams: How many streams that send nothing to open; 0 for no such stage.
+    """
+
+    streams: tuple[int, ...] = ()
+    first: int = 4
+    largest: int = 20_000
+    clients: tuple[int, ...] = (1, 4)
+    idle_streams: int = 50
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """Bytes that one more stream costs the service; None where its processes are not ours to see, or no stage says it."""
+
+    idle_stream: int | None
+    live_stream: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceReport:
+    """What was measured.
+
+    Attributes:
+        measured_at: When it began.
+        version: Of Sonotag.
+        processor: Of the machine, generators included.
+        cores: That may be used here.
+        model: What was under load.
+        workers: Of the service.
+        plan: The objective and the times, without the sounds.
+        largest: The largest number of streams that kept the objective below the smallest that broke it; None where none did.
+        is_limit: Whether the next larger number tried broke it.
+        streams: The stages with live streams, in the order in which they ran.
+        clips: The stages with REST clients.
+        memory: What a stream costs.
+    """
+
+    measured_at: datetime
+    version: str
+    processor: str
+    cores: int
+    model: ModelFacts
+    workers: int
+    plan: dict[str, float]
+    largest: int | None
+    is_limit: bool
+    streams: tuple[StreamStage, ...]
+    clips: tuple[ClipStage, ...]
+    memory: Memory
+
+    def to_document(self) -> dict[str, object]:
+        """Return it ready for JSON."""
+        return {"kind": "service"} | asdict(self) | {"measured_at": self.measured_at.isoformat()}
+
+    def to_measurement(self) -> Measurement | None:
+        """Return what the service may take for its limit, or None where the limit was not found."""
+        if self.largest is None or not self.is_limit:
+            return None
+        speeds = [stage.server.windows_per_second for stage in self.clips]
+        speeds += [stage.server.windows_per_second for stage in self.streams]
+        return Measurement.model_validate(
+            {
+                "streams": self.largest,
+                "windows_per_second": round(max(speeds), 3),
+                "slo_seconds": self.plan["slo_seconds"],
+                "hop_seconds": self.plan["hop_seconds"],
+                "model": self.model.name,
+                "model_sha256": self.model.sha256,
+                "provider": self.model.provider,
+                "precision": self.model.precision,
+                "cores": self.cores,
+                "workers": self.workers,
+                "measured_at": self.measured_at,
+            }
+        )
+
+
+def run_benchmark(target: Target, plan: Plan, course: Course, tell: Tell = lambda stage, seconds: None) -> ServiceReport:
+    """Run it. Minutes.
+
+    Raises:
+        GeneratorError: A load generator failed.
+        TargetError: The service does not answer.
+    """
+    began = datetime.now(UTC).replace(microsecond=0)
+    clips = make_clips(plan.sounds, plan.sample_rate)
+    clip_stages = []
+    for clients in course.clients:
+        tell(f"{clients} REST clients", plan.measure_seconds + 2.5)
+        clip_stages.append(run_clips_stage(target, plan, clips, clients))
+    usage = target.read_usage()
+    before = None if usage is None else usage.memory_bytes
+    idle = _run_idle(target, plan, course.idle_streams, tell)
+    stages = _run_live(target, plan, course, tell)
+    kept = [stage.streams for stage in stages if not stage.broken]
+    broken = [stage.streams for stage in stages if stage.broken]
+    best = max((number for number in kept if not broken or number < min(broken)), default=None)
+    live = next((stage for stage in stages if stage.streams == best), None)
+    return ServiceReport(
+        measured_at=began,
+        version=version("sonotag"),
+        processor=read_processor_name(),
+        cores=count_usable_cores(),
+        model=target.describe(),
+        workers=target.count_workers(),
+        plan={name: value for name, value in asdict(replace(plan, sounds=())).items() if name != "sounds"},
+        largest=best,
+        is_limit=bool(broken) and not course.streams,
+        streams=tuple(stages),
+        clips=tuple(clip_stages),
+        memory=Memory(_bytes_a_stream(before, idle), _bytes_a_stream(before, live)),
+    )
+
+
+def _run_idle(target: Target, plan: Plan, num_streams: int, tell: Tell) -> StreamStage | None:
+    if not num_streams or target.read_usage() is None:
+        return None
+    quiet = replace(plan, settle_seconds=_IDLE_SECONDS, measure_seconds=1.0, grace_seconds=0.0)
+    tell(f"{num_streams} idle streams", quiet.seconds_for(num_streams))
+    return run_streams_stage(target, quiet, num_streams, is_silent=True)
+
+
+def _run_live(target: Target, plan: Plan, course: Course, tell: Tell) -> list[StreamStage]:
+    stages: list[StreamStage] = []
+    waiting = list(course.streams)
+    while True:
+        if course.streams:
+            number = waiting.pop(0) if waiting else None
+        else:
+            kept = {stage.streams for stage in stages if not stage.broken}
+            broken = {stage.streams for stage in stages if stage.broken}
+            number = next_number(kept, broken, first=course.first, largest=course.largest)
+        if number is None:
+            return stages
+        tell(f"{number} live streams", plan.seconds_for(number))
+        stages.append(run_streams_stage(target, plan, number))
+
+
+def _bytes_a_stream(before: int | None, stage: StreamStage | None) -> int | None:
+    if before is None or stage is None or stage.server.memory_bytes is None:
+        return None
+    return max(0, round((stage.server.memory_bytes - before) / stage.streams))
+
+
+def read_processor_name() -> str:
+    """Return what the processor calls itself."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()

@@ -1,0 +1,120 @@
+"""The report of a service's benchmark, as tables for people: on a terminal, and as Markdown."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.table import Table
+
+from service.bench.benchmark import ServiceReport
+from service.bench.stages import ClipStage, StreamStage
+
+STREAM_COLUMNS = (
+    "streams",
+    "lag p50",
+    "p90",
+    "p99",
+    "server says p99",
+    "unanswered",
+    "windows/s",
+    "batch",
+    "service cores",
+    "generator cores",
+    "sent late p99",
+    "objective",
+)
+CLIP_COLUMNS = ("clients", "clips/s", "p50", "p99", "windows/s", "batch", "refused", "service cores", "generator cores")
+
+
+def summarize(report: ServiceReport) -> list[str]:
+    """Return what was found, in sentences."""
+    model, slo, hop = report.model, report.plan["slo_seconds"], report.plan["hop_seconds"]
+    lines = [
+        f"{model.name} in {model.precision} on {model.provider}, {report.workers} worker(s), {report.cores} cores "
+        f"({report.processor}), load generator on the same machine."
+    ]
+    if report.largest is None:
+        lines.append(f"No number of live streams that was tried kept the objective (p99 lag under {slo:g} s, nothing dropped).")
+    else:
+        more = "" if report.is_limit else " or more"
+        lines.append(
+            f"{report.largest}{more} live streams at hop {hop:g} s keep the objective "
+            f"(p99 lag under {slo:g} s, nothing dropped)."
+        )
+    for name, value in (("an idle", report.memory.idle_stream), ("a live", report.memory.live_stream)):
+        if value is not None:
+            lines.append(f"Memory of {name} stream: {value / 1e6:.3f} MB.")
+    if gpus := [gpu for stage in report.streams if stage.streams == report.largest for gpu in stage.server.gpus]:
+        lines += [f"GPU {gpu.name}: {gpu.utilisation:.0%} busy, {gpu.memory_bytes / 2**30:.1f} GiB." for gpu in gpus]
+    return lines
+
+
+def print_report(report: ServiceReport, console: Console) -> None:
+    """Print the tables and what they say."""
+    for title, columns, rows in _tables(report):
+        table = Table(title=title, title_justify="left")
+        for column in columns:
+            table.add_column(column, justify="right", overflow="fold")
+        for row in rows:
+            table.add_row(*row)
+        console.print(table)
+    for line in summarize(report):
+        console.print(line, highlight=False, soft_wrap=True)
+
+
+def to_markdown(report: ServiceReport) -> str:
+    """Return the same as Markdown."""
+    parts = ["\n".join(f"- {line}" for line in summarize(report))]
+    for title, columns, rows in _tables(report):
+        lines = [f"| {' | '.join(columns)} |", f"|{'---:|' * len(columns)}", *(f"| {' | '.join(row)} |" for row in rows)]
+        parts.append(f"**{title}**\n\n" + "\n".join(lines))
+    return "\n\n".join(parts) + "\n"
+
+
+def _tables(report: ServiceReport) -> list[tuple[str, tuple[str, ...], list[tuple[str, ...]]]]:
+    streams = sorted(report.streams, key=lambda stage: stage.streams)
+    tables: list[tuple[str, tuple[str, ...], list[tuple[str, ...]]]] = []
+    if streams:
+        tables.append(("Live streams (lag in ms)", STREAM_COLUMNS, [_stream_row(stage) for stage in streams]))
+    if report.clips:
+        tables.append(("REST, five-second clips, closed loop (ms)", CLIP_COLUMNS, [_clip_row(stage) for stage in report.clips]))
+    return tables
+
+
+def _stream_row(stage: StreamStage) -> tuple[str, ...]:
+    lag = stage.client_lag
+    return (
+        str(stage.streams),
+        _ms(lag.p50),
+        _ms(lag.p90),
+        _ms(lag.p99),
+        _ms(stage.server_lag.p99),
+        f"{stage.unanswered} of {stage.windows}",
+        f"{stage.server.windows_per_second:.1f}",
+        _number(stage.server.mean_batch),
+        _number(stage.server.cores),
+        f"{stage.generator_cores:.2f}",
+        _ms(stage.lateness.p99),
+        ", ".join(stage.broken) or "kept",
+    )
+
+
+def _clip_row(stage: ClipStage) -> tuple[str, ...]:
+    return (
+        str(stage.clients),
+        f"{stage.clips_per_second:.1f}",
+        _ms(stage.latency.p50),
+        _ms(stage.latency.p99),
+        f"{stage.server.windows_per_second:.1f}",
+        _number(stage.server.mean_batch),
+        ", ".join(f"{number} x {status}" for status, number in stage.refused.items()) or "none",
+        _number(stage.server.cores),
+        f"{stage.generator_cores:.2f}",
+    )
+
+
+def _ms(seconds: float | None) -> str:
+    return "" if seconds is None else f"{1000 * seconds:.0f}"
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.2f}"

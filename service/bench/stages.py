@@ -1,0 +1,290 @@
+"""One stage of the load: so many streams or clients for some seconds, and what was seen of them."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from urllib.parse import urlencode, urlsplit
+
+import numpy as np
+
+from service.bench.generator import Generators
+from service.bench.gpus import GpuUse, GpuWatch
+from service.bench.orders import ClipsOrder, ClipsResult, Interval, Seconds, StreamsOrder, StreamsResult
+from service.bench.target import Target, batch_sizes, total
+from service.inference.runner import Int16Array
+
+WARM_UP_SECONDS = 1.0
+"""In which REST clients ask and are not counted."""
+OPENINGS_PER_SECOND = 200
+MAX_LATENESS = 0.05
+"""A generator of which one piece in a hundred is later than this measures itself."""
+_BATCHES = "sonotag_batch_size_windows"
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What stays the same from stage to stage.
+
+    Attributes:
+        sounds: int16 mono.
+        sample_rate: Of the sounds, Hz.
+        hop_seconds: Of the streams.
+        slo_seconds: The objective for the 99th percentile of the lag.
+        settle_seconds: From the last opening to the measurement: windows of a stream's first seconds are shorter.
+        measure_seconds: How long to measure.
+        grace_seconds: How long what is late may still come.
+        num_generators: Processes.
+        start_seconds: From their orders to the first stream: they are up in less.
+    """
+
+    sounds: tuple[Int16Array, ...]
+    sample_rate: int
+    hop_seconds: float
+    slo_seconds: float
+    settle_seconds: float
+    measure_seconds: float
+    grace_seconds: float
+    num_generators: int
+    start_seconds: float = 1.5
+
+    def seconds_for(self, num_streams: int) -> float:
+        """Return how long a stage takes."""
+        return (
+            self.start_seconds
+            + self.ramp_seconds(num_streams)
+            + self.settle_seconds
+            + self.measure_seconds
+            + self.grace_seconds
+        )
+
+    def ramp_seconds(self, num_streams: int) -> float:
+        """Return over how long streams are opened: whole hops, so that their windows end evenly spread over a hop."""
+        return self.hop_seconds * max(1, math.ceil(num_streams / OPENINGS_PER_SECOND / self.hop_seconds))
+
+
+@dataclass(frozen=True, slots=True)
+class Percentiles:
+    """Of some times in seconds; all None where there were none."""
+
+    p50: float | None
+    p90: float | None
+    p99: float | None
+    largest: float | None
+
+    @classmethod
+    def of(cls, values: Seconds) -> Percentiles:
+        """Return those of some values."""
+        if not len(values):
+            return cls(None, None, None, None)
+        p50, p90, p99 = (float(value) for value in np.percentile(values, (50, 90, 99)))
+        return cls(p50, p90, p99, float(values.max()))
+
+
+@dataclass(frozen=True, slots=True)
+class ServerUse:
+    """What the service did and used in the measured seconds.
+
+    Attributes:
+        windows_per_second: Scored.
+        mean_batch: Windows in a batch; None where there was none.
+        batches: How many batches, by the largest size of their bucket.
+        cores: Processor time over time; None where the processes are not ours to see.
+        memory_bytes: Its own memory at the end; None likewise.
+        gpus: One for each GPU.
+    """
+
+    windows_per_second: float
+    mean_batch: float | None
+    batches: dict[str, int]
+    cores: float | None
+    memory_bytes: int | None
+    gpus: tuple[GpuUse, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class StreamStage:
+    """One number of live streams.
+
+    Attributes:
+        streams: So many.
+        opened: Those that the service took.
+        windows: That ended in the measured seconds.
+        unanswered: Of those: dropped, or lost.
+        dropped_seconds: What the service said it dropped.
+        client_lag: From sending a window's last sample to its result.
+        server_lag: What the service said of the same windows.
+        lateness: Of the generator's sends.
+        generator_cores: Processor time over time, of all generator processes.
+        server: What the service did.
+        failures: What happened to streams that ended early.
+        broken: Why the objective did not hold; empty where it did.
+    """
+
+    streams: int
+    opened: int
+    windows: int
+    unanswered: int
+    dropped_seconds: float
+    client_lag: Percentiles
+    server_lag: Percentiles
+    lateness: Percentiles
+    generator_cores: float
+    server: ServerUse
+    failures: tuple[str, ...] = ()
+    broken: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ClipStage:
+    """One number of REST clients in a closed loop.
+
+    Attributes:
+        clients: So many.
+        clips_per_second: Answered.
+        latency: Of a request.
+        refused: Answers with another status, by status.
+        generator_cores: As of `StreamStage`.
+        server: What the service did.
+    """
+
+    clients: int
+    clips_per_second: float
+    latency: Percentiles
+    refused: dict[int, int]
+    generator_cores: float
+    server: ServerUse
+
+
+def run_streams_stage(target: Target, plan: Plan, num_streams: int, *, is_silent: bool = False) -> StreamStage:
+    """Run so many live streams and judge them.
+
+    Raises:
+        GeneratorError: A generator failed.
+        TargetError: The service does not answer.
+    """
+    first = time.monotonic() + plan.start_seconds
+    ramp = plan.ramp_seconds(num_streams)
+    starts = [first + ramp * index / num_streams for index in range(num_streams)]
+    begin = first + ramp + plan.settle_seconds
+    interval = Interval(begin, begin + plan.measure_seconds)
+    query = {"encoding": "s16le", "sample_rate": plan.sample_rate, "hop": plan.hop_seconds}
+    url = target.url.replace("http", "ws", 1) + "/v1/stream?" + urlencode(query)
+    sounds = tuple(sound.tobytes() for sound in plan.sounds)
+    count = min(plan.num_generators, num_streams)
+    orders = [
+        StreamsOrder(
+            url=url,
+            sounds=sounds[index % len(sounds) :] + sounds[: index % len(sounds)],
+            starts=tuple(starts[index::count]),
+            interval=interval,
+            grace_seconds=plan.grace_seconds,
+            is_silent=is_silent,
+            sample_rate=plan.sample_rate,
+            hop_seconds=plan.hop_seconds,
+        )
+        for index in range(count)
+    ]
+    with Generators(orders) as generators:
+        server = _watch(target, interval)
+        results = [result for result in generators.results() if isinstance(result, StreamsResult)]
+    return _judge(num_streams, results, server, plan, is_silent=is_silent)
+
+
+def run_clips_stage(target: Target, plan: Plan, clips: tuple[bytes, ...], num_clients: int) -> ClipStage:
+    """Run so many REST clients.
+
+    Raises:
+        GeneratorError: A generator failed, as when a connection breaks.
+        TargetError: The service does not answer.
+    """
+    begin = time.monotonic() + plan.start_seconds + WARM_UP_SECONDS
+    interval = Interval(begin, begin + plan.measure_seconds)
+    address = urlsplit(target.url)
+    count = min(plan.num_generators, num_clients)
+    orders = [
+        ClipsOrder(
+            host=address.hostname or "",
+            port=address.port or 80,
+            path=f"{address.path}/v1/classify",
+            clips=clips,
+            num_clients=len(range(index, num_clients, count)),
+            interval=interval,
+        )
+        for index in range(count)
+    ]
+    with Generators(orders) as generators:
+        server = _watch(target, interval)
+        results = [result for result in generators.results() if isinstance(result, ClipsResult)]
+    latency = np.concatenate([result.latency for result in results])
+    refused: dict[int, int] = {}
+    for result in results:
+        for status, number in result.refused.items():
+            refused[status] = refused.get(status, 0) + number
+    return ClipStage(
+        clients=num_clients,
+        clips_per_second=len(latency) / plan.measure_seconds,
+        latency=Percentiles.of(latency),
+        refused=refused,
+        generator_cores=sum(result.cpu_seconds for result in results) / plan.measure_seconds,
+        server=server,
+    )
+
+
+def _watch(target: Target, interval: Interval) -> ServerUse:
+    """Read what the service counts and uses at both ends of the interval."""
+    time.sleep(max(0.0, interval.start - time.monotonic()))
+    with GpuWatch() as gpus:
+        # The metrics are read outside the time in which its processor time is: a scrape is work too.
+        metrics, usage, began = target.read_metrics(), target.read_usage(), time.monotonic()
+        time.sleep(max(0.0, interval.end - time.monotonic()))
+        usage_after, ended = target.read_usage(), time.monotonic()
+    metrics_after = target.read_metrics()
+    elapsed = ended - began
+    windows = total(metrics_after, "sonotag_windows_scored_total") - total(metrics, "sonotag_windows_scored_total")
+    num_batches = total(metrics_after, f"{_BATCHES}_count") - total(metrics, f"{_BATCHES}_count")
+    return ServerUse(
+        windows_per_second=windows / elapsed,
+        mean_batch=windows / num_batches if num_batches else None,
+        batches=batch_sizes(metrics, metrics_after),
+        cores=None if usage is None or usage_after is None else (usage_after.cpu_seconds - usage.cpu_seconds) / elapsed,
+        memory_bytes=None if usage_after is None else usage_after.memory_bytes,
+        gpus=gpus.uses,
+    )
+
+
+def _judge(
+    num_streams: int, results: Sequence[StreamsResult], server: ServerUse, plan: Plan, *, is_silent: bool
+) -> StreamStage:
+    client_lag = np.concatenate([result.client_lag for result in results])
+    stage = StreamStage(
+        streams=num_streams,
+        opened=sum(result.opened for result in results),
+        windows=sum(result.expected for result in results),
+        unanswered=sum(result.expected for result in results) - len(client_lag),
+        dropped_seconds=sum(result.dropped_seconds for result in results),
+        client_lag=Percentiles.of(client_lag),
+        server_lag=Percentiles.of(np.concatenate([result.server_lag for result in results])),
+        lateness=Percentiles.of(np.concatenate([result.lateness for result in results])),
+        generator_cores=sum(result.cpu_seconds for result in results) / plan.measure_seconds,
+        server=server,
+        failures=tuple(failure for result in results for failure in result.failures),
+    )
+    return stage if is_silent else _with_reasons(stage, plan.slo_seconds)
+
+
+def _with_reasons(stage: StreamStage, slo_seconds: float) -> StreamStage:
+    """Return the stage with the reasons why it broke the objective."""
+    broken = []
+    if stage.failures or stage.opened < stage.streams:
+        broken.append(f"{stage.streams - stage.opened} streams not taken" if stage.opened < stage.streams else "streams ended")
+    p99 = stage.client_lag.p99
+    if p99 is None or p99 > slo_seconds:
+        broken.append("no window answered" if p99 is None else "lag")
+    if stage.unanswered or stage.dropped_seconds:
+        broken.append("windows dropped")
+    if stage.lateness.p99 is not None and stage.lateness.p99 > MAX_LATENESS:
+        broken.append("the generator was late")
+    return replace(stage, broken=tuple(broken))

@@ -1,0 +1,192 @@
+"""The load generator on a real service, whose model is a fake: what it counts is what there was."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import soundfile
+
+from service import exit_codes
+from service.bench.generator import GeneratorError
+from service.bench.orders import CHUNK_SECONDS
+from service.bench.sounds import make_clips, read_sounds
+from service.bench.stages import Plan, run_clips_stage, run_streams_stage
+from service.bench.target import OwnServer, Target, TargetError
+from service.capacity import read_measurement
+from service.errors import InvalidParameter
+from service.settings import Settings
+from tests.support.app_server import AppServer, serving
+from tests.support.process import clean_environ
+from tests.support.rest import measure
+from tests.support.runners import FakeRunner, level
+from tests.support.shared import REPOSITORY
+
+PLAN = Plan(
+    sounds=(level(1, 24_000), level(2, 20_000)),
+    sample_rate=16_000,
+    hop_seconds=0.2,
+    slo_seconds=5.0,
+    settle_seconds=0.2,
+    measure_seconds=1.0,
+    grace_seconds=0.3,
+    num_generators=2,
+    start_seconds=1.0,
+)
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[AppServer]:
+    with serving(FakeRunner(keeps_calls=False)) as server:
+        yield server
+
+
+def test_live_streams_are_fed_at_real_speed_and_every_window_is_counted(server: AppServer) -> None:
+    before = measure(server.url)
+    stage = run_streams_stage(Target(server.url), PLAN, 5)
+    after = measure(server.url)
+    assert (stage.opened, stage.failures, stage.unanswered, stage.dropped_seconds) == (5, (), 0, 0)
+    assert stage.windows == pytest.approx(5 * PLAN.measure_seconds / PLAN.hop_seconds, abs=5)
+    assert stage.client_lag.p50 is not None
+    assert stage.server_lag.p50 is not None
+    assert stage.server_lag.p50 <= stage.client_lag.p50 + CHUNK_SECONDS
+    assert stage.lateness.largest is not None
+    assert stage.generator_cores > 0
+    assert stage.server.windows_per_second > 0
+    assert stage.server.cores is None, "the processes of another are not ours to see"
+    gone = after['sonotag_streams_total{outcome="done"}'] - before['sonotag_streams_total{outcome="done"}']
+    assert gone == 5
+    received = 'sonotag_audio_received_seconds_total{source="stream"}'
+    seconds = PLAN.seconds_for(5) - PLAN.start_seconds
+    assert 5 * 0.5 * seconds < after[received] - before[received] < 5 * 1.2 * seconds
+
+
+def test_streams_that_send_nothing_only_stay_open(server: AppServer) -> None:
+    received = 'sonotag_audio_received_seconds_total{source="stream"}'
+    before = measure(server.url)[received]
+    stage = run_streams_stage(Target(server.url), replace(PLAN, measure_seconds=0.2, grace_seconds=0), 3, is_silent=True)
+    assert (stage.opened, stage.windows, stage.failures, stage.broken) == (3, 0, (), ())
+    assert measure(server.url)[received] == before
+
+
+def test_a_service_that_takes_too_few_streams_breaks_the_objective() -> None:
+    with serving(max_streams=2) as server:
+        stage = run_streams_stage(Target(server.url), replace(PLAN, measure_seconds=0.4, grace_seconds=0.2), 4)
+    assert stage.opened == 2
+    assert set(stage.failures) == {"the upgrade was refused with 503"}
+    assert "2 streams not taken" in stage.broken
+
+
+def test_a_model_that_is_too_slow_breaks_it_too() -> None:
+    runner = FakeRunner(delay_seconds=0.5, batch_sizes=(1,), keeps_calls=False)
+    with serving(runner, max_lag_seconds=0.6) as server:
+        stage = run_streams_stage(Target(server.url), replace(PLAN, slo_seconds=0.1, grace_seconds=1.0), 3)
+    assert stage.unanswered > 0
+    assert stage.dropped_seconds > 0
+    assert {"lag", "windows dropped"} <= set(stage.broken)
+
+
+def test_clients_of_rest_ask_again_when_they_are_answered(server: AppServer) -> None:
+    clips = make_clips(PLAN.sounds, PLAN.sample_rate)
+    route = 'sonotag_requests_total{route="/v1/classify",status="200"}'
+    before = measure(server.url).get(route, 0)
+    stage = run_clips_stage(Target(server.url), replace(PLAN, measure_seconds=0.5), clips, 3)
+    answered = measure(server.url)[route] - before
+    assert stage.refused == {}
+    assert 0 < stage.clips_per_second * 0.5 <= answered
+    assert stage.latency.p99 is not None
+    assert stage.server.windows_per_second > stage.clips_per_second, "a five-second clip has five windows of a second"
+
+
+def test_refusals_are_counted_and_no_answer_is_an_error() -> None:
+    runner = FakeRunner(keeps_calls=False)
+    with serving(runner) as server:
+        server.begin_drain()
+        server.wait_ended()
+        with pytest.raises((GeneratorError, TargetError)):
+            run_clips_stage(Target(server.url), replace(PLAN, measure_seconds=0.1), (b"",), 1)
+    with serving(runner) as server:
+        stage = run_clips_stage(Target(server.url), replace(PLAN, measure_seconds=0.2), (b"no sound",), 1)
+    assert stage.refused == {415: pytest.approx(stage.refused[415])}
+    assert stage.clips_per_second == 0
+
+
+def bench(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    environ = clean_environ(PYTHONPATH=str(REPOSITORY))
+    command = [sys.executable, "-m", "service", "bench", *arguments]
+    return subprocess.run(command, cwd=cwd, env=environ, capture_output=True, text=True, timeout=120)
+
+
+def test_the_command_starts_a_service_and_writes_what_it_found(tmp_path: Path) -> None:
+    """An objective that no machine keeps ends the search at once: one stream is too many, and nothing is written."""
+    path = tmp_path / "capacity.json"
+    flags = ("--slo", "0.000001", "--first", "1", "--seconds", "0.4", "--hop", "0.2", "--clients", "0", "--idle-streams", "2")
+    done = bench(*flags, "--max-lag-seconds", "1", "--json", "--capacity-file", str(path), cwd=tmp_path)
+    assert done.returncode == exit_codes.FAILURE, done.stderr
+    report = json.loads(done.stdout)
+    assert report["largest"] is None
+    assert report["saved"] is None
+    assert read_measurement(path) is None
+    (stage,) = report["streams"]
+    assert stage["server"]["cores"] > 0, "the processes are ours to see"
+    assert stage["broken"] == ["lag"]
+    assert report["memory"]["idle_stream"] is not None
+
+
+def test_another_service_is_loaded_and_its_limit_is_not_written_here(server: AppServer, tmp_path: Path) -> None:
+    sound = str(REPOSITORY / "examples" / "guitar.ogg")
+    search = ("--first", "1", "--largest", "2", "--clients", "1", "--idle-streams", "0")
+    times = ("--seconds", "0.4", "--hop", "0.2", "--slo", "0.9", "--max-lag-seconds", "0.1")
+    done = bench("--url", server.url, "--sound", sound, *search, *times, "--markdown", cwd=tmp_path)
+    assert done.returncode == exit_codes.OK, done.stderr + done.stdout
+    assert "2 or more live streams" in done.stdout
+    assert [line.split()[1] for line in done.stdout.splitlines() if re.match(r"\| \d", line)] == ["1", "2", "1"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "told"),
+    [
+        (("--url", "ftp://nowhere"), exit_codes.FAILURE, "like http://HOST:PORT"),
+        (("--url", "http://127.0.0.1:9"), exit_codes.FAILURE, "no answer from http://127.0.0.1:9"),
+        (
+            ("--bundles", "a=/nonexistent", "--sound", str(REPOSITORY / "examples" / "speech.wav")),
+            exit_codes.FAILURE,
+            "does not start",
+        ),
+        (("--sound", "missing.wav"), exit_codes.FAILURE, "missing.wav: No such file"),
+        (("--seconds", "0.5"), exit_codes.FAILURE, "at least the hop"),
+        (("--slo", "0"), exit_codes.USAGE, "--slo"),
+        (("--streams", "many"), exit_codes.USAGE, "N,N,..."),
+        (("--workers", "0"), exit_codes.START, "--workers"),
+    ],
+)
+def test_what_cannot_be_measured_is_one_line(arguments: tuple[str, ...], code: int, told: str, tmp_path: Path) -> None:
+    done = bench(*arguments, cwd=tmp_path)
+    assert done.returncode == code, done.stderr
+    assert told in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+
+
+def test_sounds_come_from_files_at_the_rate_that_is_sent(tmp_path: Path) -> None:
+    settings = Settings(_env_file=None)
+    speech = str(REPOSITORY / "examples" / "speech.wav")
+    (at_16k,), (at_48k,) = read_sounds([speech], settings, 16_000), read_sounds([speech], settings, 48_000)
+    assert len(at_48k) == pytest.approx(3 * len(at_16k), rel=0.001)
+    golden = read_sounds([], settings, 16_000)
+    assert golden
+    assert all(len(sound) >= 16_000 for sound in golden)
+    soundfile.write(tmp_path / "short.wav", level(1, 1600), 16_000)
+    with pytest.raises(InvalidParameter, match=r"short\.wav is shorter than 1 s"):
+        read_sounds([str(tmp_path / "short.wav")], settings, 16_000)
+
+
+def test_a_service_that_does_not_start_says_why() -> None:
+    with pytest.raises(TargetError, match="--workers"), OwnServer(["--workers", "0"]):
+        pass
