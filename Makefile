@@ -2,11 +2,13 @@
 #   make serve     run the service on 127.0.0.1:8000 (SONOTAG_HOST, SONOTAG_PORT and every other setting change it)
 #   make test      run all tests          make lint types coverage    the other checks
 #   make format    put the code in order  make export   rebuild the embedded bundle, and the other precisions in build/
+#   make bench     compare the model with others, then find out how many live streams it can serve here: minutes, into build/bench
 #   make image-test  run the image's own steps in a clean Debian, and serve from it (root, debootstrap, a minute)
 #   make wheel     build the wheel        make clean    remove what was built
 #   make lock      renew docker/*.lock    make audit    look up known vulnerabilities of what they name
 #   make sbom      write down what the images are made of (CycloneDX), with licences
-# PYTHON=... picks the interpreter (3.11 or newer); arguments for pytest go into ARGS: make test ARGS="-k drain".
+# PYTHON=... picks the interpreter (3.11 or newer); arguments for pytest go into ARGS: make test ARGS="-k drain",
+# those for the two benchmarks into BENCH_MODEL and BENCH_SERVICE.
 
 PYTHON ?=
 ARGS ?=
@@ -17,12 +19,15 @@ INSTALL := $(BIN)/python -m pip --disable-pip-version-check install --quiet --co
 CHECKPOINT := export/checkpoints/ast-tiny-16-16-5s
 BUNDLE := service/bundles/ast-tiny-16-16-5s
 SOURCES := service export tests
+BENCH := build/bench
+BENCH_MODEL ?= --batches 1,8,32
+BENCH_SERVICE ?= --first 8 --no-save
 
 # The tests of the pure modules, whose coverage must be complete, by branch. Decoders meet damage only in real encoded files.
 PURE_TESTS := tests/unit/audio tests/integration/test_containers.py tests/unit/postprocess tests/unit/streaming tests/unit/inference/test_policy.py tests/property
 PURE_MODULES := service/audio/*,service/postprocess/*,service/streaming/session.py,service/inference/policy.py
 
-.PHONY: serve test image-test coverage lint types format export wheel lock audit sbom clean
+.PHONY: serve test bench image-test coverage lint types format export wheel lock audit sbom clean
 .DELETE_ON_ERROR:
 
 serve: $(VENV)/.serve
@@ -30,6 +35,12 @@ serve: $(VENV)/.serve
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest $(ARGS)
+
+bench: $(VENV)/.dev
+	@mkdir -p $(BENCH)
+	$(BIN)/python -m bench --output $(BENCH) $(BENCH_MODEL)
+	$(BIN)/sonotag bench --slo 0.5 --output $(BENCH)/service.json $(BENCH_SERVICE)
+	$(BIN)/python -m bench.service $(BENCH)/service.json
 
 image-test: $(VENV)/.dev
 	$(BIN)/python -m pytest tests/image/check_image.py $(ARGS)

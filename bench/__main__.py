@@ -12,6 +12,7 @@ import torch
 from bench.clips import REPOSITORY
 from bench.model import BATCHES, PEERS, Request, run_model_benchmark
 from bench.report import MARKDOWN_FILE, to_markdown, write_report
+from export.errors import ExportError
 from service import exit_codes
 from service.errors import SonotagError, StartError
 from service.inference.providers import find_cuda_obstacle
@@ -97,7 +98,7 @@ def main(argv: list[str] | None = None) -> int:
     except StartError as error:
         print(f"bench: {error}", file=sys.stderr)
         return exit_codes.START
-    except SonotagError as error:
+    except (ExportError, SonotagError) as error:
         print(f"bench: {error}", file=sys.stderr)
         return exit_codes.FAILURE
     write_report(report, args.output)

@@ -76,6 +76,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--sample-rate", type=_count, default=16_000, metavar="HZ", help="of what is sent (16000)")
     parser.add_argument("--generators", type=_count, metavar="N", help="processes that make the load (one for every 8 cores)")
     parser.add_argument("--no-save", action="store_true", help="do not write the limit to SONOTAG_CAPACITY_FILE")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="write the JSON object there, too")
     parser.add_argument("--json", action="store_true", help="print one JSON object, for programs")
     parser.add_argument("--markdown", action="store_true", help="print tables in Markdown, for documents")
     add_setting_flags(parser, SETTINGS)
@@ -95,6 +96,8 @@ def run(args: argparse.Namespace) -> int:
     except OSError as error:
         print(f"sonotag bench: {error.filename}: {error.strerror}", file=sys.stderr)
         return exit_codes.FAILURE
+    if args.output is not None and not args.output.parent.is_dir():
+        raise InvalidParameter(f"there is no folder {args.output.parent} to write the report into", param="output")
     if args.seconds < args.hop:
         raise InvalidParameter(
             f"--seconds is {args.seconds:g}, at least the hop must be measured, {args.hop:g} s", param="seconds"
@@ -131,8 +134,11 @@ def _save(report: ServiceReport, settings: Settings) -> Path | None:
 
 
 def _print(report: ServiceReport, saved: Path | None, args: argparse.Namespace) -> None:
+    text = json.dumps(report.to_document() | {"saved": None if saved is None else str(saved)}, indent=2)
+    if args.output is not None:
+        args.output.write_text(text + "\n")
     if args.json:
-        print(json.dumps(report.to_document() | {"saved": None if saved is None else str(saved)}, indent=2))
+        print(text)
         return
     if args.markdown:
         print(to_markdown(report), end="")

@@ -1,0 +1,198 @@
+"""The comparison of models on a small checkpoint with random weights: everybody scores alike, and the report says what was."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from bench.clips import ClipsError, first_rows, read_batch
+from bench.contestants import Absent, Facts, Run
+from bench.model import ModelReport, Request, run_model_benchmark
+from bench.ours import open_own
+from bench.race import Spread, run_race
+from bench.report import JSON_FILE, MARKDOWN_FILE, SPEED_PLOT, SPREAD_PLOT, to_markdown, write_report
+from bench.work import Product, count_work
+from export.architecture import Architecture
+from export.pipeline import Request as ExportRequest
+from export.pipeline import export_bundle
+from export.signals import Batch
+from service import exit_codes
+from tests.support.checkpoints import Spec, write_checkpoint
+from tests.support.shared import REPOSITORY, shared_path
+
+BASE = Architecture(768, 12, 12, 3072, 16, 10, 10, 128, 1024, 527)
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A checkpoint and its bundle."""
+    folder = tmp_path_factory.mktemp("model")
+    checkpoint = write_checkpoint(folder / "random", Spec())
+    export_bundle(ExportRequest(str(checkpoint), folder / "bundle", precisions=("fp32",)))
+    return checkpoint, folder / "bundle"
+
+
+@pytest.fixture(scope="module")
+def report(folders: tuple[Path, Path]) -> ModelReport:
+    """A race of everybody that needs no compiler."""
+    checkpoint, bundle = folders
+    request = Request(
+        device="cpu",
+        bundles=(bundle,),
+        checkpoint=str(checkpoint),
+        batches=(1, 3),
+        rounds=2,
+        clips=REPOSITORY / "examples",
+        peers=("eager", "openvino", "yamnet"),
+    )
+    return run_model_benchmark(request)
+
+
+def test_all_that_run_the_checkpoint_give_its_scores(report: ModelReport) -> None:
+    names = [facts.name for facts in report.facts]
+    assert names == ["Sonotag fp32", "transformers eager fp32", "transformers as called, fp32", "OpenVINO fp32"]
+    assert report.absent == (Absent("YAMNet (TFLite)", "no file was given (--yamnet)"),)
+    for race in report.races:
+        for time in race.times:
+            assert time.error == ""
+            assert time.difference is not None
+            assert time.difference < 1e-4, time.name
+
+
+def test_each_is_measured_at_each_batch_size_with_its_spread(report: ModelReport) -> None:
+    assert [{time.batch for time in race.times} for race in report.races] == [{1}, {3}]
+    for race in report.races:
+        assert race.product.lower <= race.product.median <= race.product.upper
+        for time in race.times:
+            assert time.seconds is not None
+            assert 0 < time.seconds.lower <= time.seconds.median <= time.seconds.upper
+
+
+def test_the_report_is_written_with_its_plots(report: ModelReport, tmp_path: Path) -> None:
+    write_report(report, tmp_path / "new")
+    document = json.loads((tmp_path / "new" / JSON_FILE).read_text())
+    assert document["type"] == "model"
+    assert len(document["races"]) == 2
+    markdown = (tmp_path / "new" / MARKDOWN_FILE).read_text()
+    for plot in (SPEED_PLOT, SPREAD_PLOT):
+        assert (tmp_path / "new" / plot).read_bytes().startswith(b"\x89PNG")
+        assert f"({plot})" in markdown
+    rows = [line for line in to_markdown(report).splitlines() if line.startswith("| Sonotag fp32")]
+    assert len(rows) == 3
+    assert re.search(r"\| [\d.e+-]+ \([\d.e+-]+ TFLOP/s, \d+\.\d\d\) \|", rows[1])
+    assert "Not in the race: YAMNet (TFLite): no file was given" in markdown
+
+
+class Fixed:
+    """A contestant with fixed scores, which notes when it runs."""
+
+    def __init__(self, name: str, log: list[str], *, fails: bool = False, is_same_model: bool = True) -> None:
+        self.facts = Facts(name, "fp32", "waveform to scores", is_same_model=is_same_model)
+        self._log, self._fails = log, fails
+
+    def prepare(self, batch: Batch) -> Run:
+        if self._fails:
+            raise RuntimeError("no such operator\nand a long explanation")
+
+        def run() -> np.ndarray:
+            self._log.append(self.facts.name)
+            return np.full((len(batch.lengths), 2), 0.75, np.float32)
+
+        return run
+
+
+def test_the_rounds_are_interleaved_and_begun_by_another_one_each() -> None:
+    log: list[str] = []
+    contestants = [Fixed("a", log), Fixed("b", log), Fixed("broken", log, fails=True), Fixed("other", log, is_same_model=False)]
+    batch = Batch(np.zeros((2, 400), np.int16), np.array([400, 400]))
+    race = run_race(contestants, batch, np.full((2, 2), 0.5, np.float32), Product("cpu", size=8), rounds=3)
+    order = [name for index, name in enumerate(log) if index == 0 or log[index - 1] != name]
+    # Prepared in order; then rounds that begin with a, b and the other model.
+    assert order == ["a", "b", "other", "a", "b", "other", "b", "other", "a", "other", "a", "b"]
+    first, _, broken, other = race.times
+    assert first.difference == 0.25
+    assert (broken.seconds, broken.error) == (None, "no such operator")
+    assert other.difference is None
+    assert other.seconds is not None
+
+
+def test_the_spread_is_the_quartiles() -> None:
+    assert Spread.of([4, 1, 3, 2, 5]) == Spread(median=3, lower=2, upper=4)
+
+
+def test_the_operations_of_base_are_those_that_are_known() -> None:
+    """`design/export.md`: 206 GFLOP in linear products, 54 in attention, 0.5 in patches, 0.5 in the front end."""
+    work = count_work(BASE)
+    giga = [round(part / 1e9, 1) for part in (work.linear, work.attention, work.patches, work.front_end)]
+    assert giga == [206.2, 54.3, 0.5, 0.5]
+    assert work.encoder == work.linear + work.attention + work.patches
+
+
+def test_a_product_counts_its_operations() -> None:
+    product = Product("cpu", size=64)
+    assert product.operations == 2 * 64**3
+    assert product.measure(2) > 0
+
+
+def test_the_batch_is_filled_with_the_sounds_round_and_round(tmp_path: Path) -> None:
+    for name, length in (("b.wav", 1000), ("a.wav", 500), ("c.txt", 0), ("short.wav", 100)):
+        if length:
+            soundfile.write(tmp_path / name, np.full(length, length, np.int16), 16_000)
+        else:
+            (tmp_path / name).write_text("no sound")
+    batch = read_batch(tmp_path, 800, 5)
+    assert batch.lengths.tolist() == [500, 800, 500, 800, 500]
+    assert batch.waveform[:, 0].tolist() == [500, 1000, 500, 1000, 500]
+    assert batch.waveform[0, 500:].max() == 0
+    assert first_rows(batch, 2).waveform.shape == (2, 800)
+    with pytest.raises(ClipsError, match="no sound"):
+        read_batch(tmp_path / "missing", 800, 1)
+
+
+def test_a_precision_that_is_not_served_there_is_absent_with_the_reason(folders: tuple[Path, Path]) -> None:
+    (own,) = open_own((folders[1],), "cpu")
+    assert not isinstance(own, Absent)
+    (absent,) = open_own((folders[1],), "cuda") if not has_cuda() else (Absent("Sonotag fp32", "CUDA cannot be had"),)
+    assert isinstance(absent, Absent)
+    assert "CUDA cannot be had" in absent.reason
+
+
+def has_cuda() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
+
+
+@pytest.mark.shared
+def test_yamnet_scores_its_521_classes() -> None:
+    from bench.yamnet_peer import YamnetPeer
+
+    peer = YamnetPeer(shared_path("peers", "yamnet", "yamnet.tflite"))
+    batch = read_batch(REPOSITORY / "examples", 82_160, 2)
+    scores = peer.prepare(batch)()
+    assert scores.shape == (2, 521)
+    assert scores.min() >= 0
+    assert scores.max() <= 1
+
+
+def test_the_command_writes_where_it_is_told_and_says_what_is_wrong(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    checkpoint, bundle = folders
+    command = [sys.executable, "-m", "bench", "--device", "cpu", "--bundle", str(bundle), "--checkpoint", str(checkpoint)]
+    flags = ["--batches", "1", "--rounds", "1", "--peers", "", "--clips", "examples", "--output", str(tmp_path / "out")]
+    done = subprocess.run([*command, *flags], cwd=REPOSITORY, capture_output=True, text=True, timeout=120)
+    assert done.returncode == exit_codes.OK, done.stderr
+    assert "| Sonotag fp32" in done.stdout
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [JSON_FILE, MARKDOWN_FILE, SPEED_PLOT, SPREAD_PLOT]
+    wrong = subprocess.run(
+        [*command[:-1], str(tmp_path / "missing"), *flags], cwd=REPOSITORY, capture_output=True, text=True, timeout=120
+    )
+    assert wrong.returncode == exit_codes.FAILURE
+    assert "there is no checkpoint" in wrong.stderr
+    assert "Traceback" not in wrong.stderr
