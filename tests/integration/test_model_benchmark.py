@@ -4,26 +4,27 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 
+from bench.__main__ import main
 from bench.clips import ClipsError, first_rows, read_batch
 from bench.contestants import Absent, Facts, Run
 from bench.model import ModelReport, Request, run_model_benchmark
 from bench.ours import open_own
 from bench.race import Spread, run_race
 from bench.report import JSON_FILE, MARKDOWN_FILE, SPEED_PLOT, SPREAD_PLOT, to_markdown, write_report
+from bench.service import draw_lag
 from bench.work import Product, count_work
 from export.architecture import Architecture
 from export.pipeline import Request as ExportRequest
 from export.pipeline import export_bundle
 from export.signals import Batch
 from service import exit_codes
+from tests.support.bench_reports import make_report, make_stage
 from tests.support.checkpoints import Spec, write_checkpoint
 from tests.support.shared import REPOSITORY, shared_path
 
@@ -182,17 +183,19 @@ def test_yamnet_scores_its_521_classes() -> None:
     assert scores.max() <= 1
 
 
-def test_the_command_writes_where_it_is_told_and_says_what_is_wrong(folders: tuple[Path, Path], tmp_path: Path) -> None:
+def test_the_command_writes_where_it_is_told_and_says_what_is_wrong(
+    folders: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     checkpoint, bundle = folders
-    command = [sys.executable, "-m", "bench", "--device", "cpu", "--bundle", str(bundle), "--checkpoint", str(checkpoint)]
-    flags = ["--batches", "1", "--rounds", "1", "--peers", "", "--clips", "examples", "--output", str(tmp_path / "out")]
-    done = subprocess.run([*command, *flags], cwd=REPOSITORY, capture_output=True, text=True, timeout=120)
-    assert done.returncode == exit_codes.OK, done.stderr
-    assert "| Sonotag fp32" in done.stdout
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [JSON_FILE, MARKDOWN_FILE, SPEED_PLOT, SPREAD_PLOT]
-    wrong = subprocess.run(
-        [*command[:-1], str(tmp_path / "missing"), *flags], cwd=REPOSITORY, capture_output=True, text=True, timeout=120
-    )
-    assert wrong.returncode == exit_codes.FAILURE
-    assert "there is no checkpoint" in wrong.stderr
-    assert "Traceback" not in wrong.stderr
+    flags = ["--device", "cpu", "--bundle", str(bundle), "--batches", "1", "--rounds", "1", "--peers", ""]
+    flags += ["--clips", str(REPOSITORY / "examples"), "--output", str(tmp_path / "out")]
+    assert main([*flags, "--checkpoint", str(checkpoint)]) == exit_codes.OK
+    assert "| Sonotag fp32" in capsys.readouterr().out
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {JSON_FILE, MARKDOWN_FILE, SPEED_PLOT, SPREAD_PLOT}
+    assert main([*flags, "--checkpoint", str(tmp_path / "missing")]) == exit_codes.FAILURE
+    assert "bench: there is no checkpoint" in capsys.readouterr().err
+
+
+def test_what_the_service_was_measured_at_is_drawn(tmp_path: Path) -> None:
+    draw_lag(make_report(make_stage(24), make_stage(32, "lag")).to_document(), tmp_path / "lag.png")
+    assert (tmp_path / "lag.png").read_bytes().startswith(b"\x89PNG")
