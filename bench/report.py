@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 from bench.model import ModelReport
@@ -69,8 +70,7 @@ def _difference_table(report: ModelReport) -> str:
     return _table(report, lambda time, _: "–" if time.difference is None else f"{time.difference:.1e}")
 
 
-def _table(report: ModelReport, cell: object) -> str:
-    assert callable(cell)
+def _table(report: ModelReport, cell: Callable[[Time, Race], str]) -> str:
     batches = [race.times[0].batch for race in report.races if race.times]
     lines = [
         "| | " + " | ".join(f"batch {batch}" for batch in batches) + " |",

@@ -9,9 +9,10 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
+from service.bench.results import ClipStage, StreamStage
 from service.bench.search import next_number
 from service.bench.sounds import make_clips
-from service.bench.stages import ClipStage, Plan, StreamStage, run_clips_stage, run_streams_stage
+from service.bench.stages import Plan, run_clips_stage, run_streams_stage
 from service.bench.target import ModelFacts, Target
 from service.capacity import Measurement
 from service.inference.providers import count_usable_cores

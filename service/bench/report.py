@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.table import Table
 
 from service.bench.benchmark import ServiceReport
-from service.bench.stages import ClipStage, StreamStage
+from service.bench.results import ClipStage, StreamStage
 
 STREAM_COLUMNS = (
     "streams",

@@ -11,8 +11,9 @@ from urllib.parse import urlencode, urlsplit
 import numpy as np
 
 from service.bench.generator import Generators
-from service.bench.gpus import GpuUse, GpuWatch
-from service.bench.orders import ClipsOrder, ClipsResult, Interval, Seconds, StreamsOrder, StreamsResult
+from service.bench.gpus import GpuWatch
+from service.bench.orders import ClipsOrder, ClipsResult, Interval, StreamsOrder, StreamsResult
+from service.bench.results import ClipStage, Percentiles, ServerUse, StreamStage
 from service.bench.target import Target, batch_sizes, total
 from service.inference.runner import Int16Array
 
@@ -63,99 +64,6 @@ class Plan:
     def ramp_seconds(self, num_streams: int) -> float:
         """Return over how long streams are opened: whole hops, so that their windows end evenly spread over a hop."""
         return self.hop_seconds * max(1, math.ceil(num_streams / OPENINGS_PER_SECOND / self.hop_seconds))
-
-
-@dataclass(frozen=True, slots=True)
-class Percentiles:
-    """Of some times in seconds; all None where there were none."""
-
-    p50: float | None
-    p90: float | None
-    p99: float | None
-    largest: float | None
-
-    @classmethod
-    def of(cls, values: Seconds) -> Percentiles:
-        """Return those of some values."""
-        if not len(values):
-            return cls(None, None, None, None)
-        p50, p90, p99 = (float(value) for value in np.percentile(values, (50, 90, 99)))
-        return cls(p50, p90, p99, float(values.max()))
-
-
-@dataclass(frozen=True, slots=True)
-class ServerUse:
-    """What the service did and used in the measured seconds.
-
-    Attributes:
-        windows_per_second: Scored.
-        mean_batch: Windows in a batch; None where there was none.
-        batches: How many batches, by the largest size of their bucket.
-        cores: Processor time over time; None where the processes are not ours to see.
-        memory_bytes: Its own memory at the end; None likewise.
-        gpus: One for each GPU.
-    """
-
-    windows_per_second: float
-    mean_batch: float | None
-    batches: dict[str, int]
-    cores: float | None
-    memory_bytes: int | None
-    gpus: tuple[GpuUse, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class StreamStage:
-    """One number of live streams.
-
-    Attributes:
-        streams: So many.
-        opened: Those that the service took.
-        windows: That ended in the measured seconds.
-        unanswered: Of those: dropped, or lost.
-        dropped_seconds: What the service said it dropped.
-        client_lag: From sending a window's last sample to its result.
-        server_lag: What the service said of the same windows.
-        lateness: Of the generator's sends.
-        generator_cores: Processor time over time, of all generator processes.
-        server: What the service did.
-        failures: What happened to streams that ended early.
-        broken: Why the objective did not hold; empty where it did.
-    """
-
-    streams: int
-    opened: int
-    windows: int
-    unanswered: int
-    dropped_seconds: float
-    client_lag: Percentiles
-    server_lag: Percentiles
-    lateness: Percentiles
-    generator_cores: float
-    server: ServerUse
-    failures: tuple[str, ...] = ()
-    broken: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class ClipStage:
-    """One number of REST clients in a closed loop.
-
-    Attributes:
-        clients: So many.
-        clips_per_second: Answered.
-        latency: Of a request.
-        refused: Answers with another status, by status.
-        generator_cores: As of `StreamStage`.
-        server: What the service did.
-    """
-
-    clients: int
-    clips_per_second: float
-    latency: Percentiles
-    refused: dict[int, int]
-    generator_cores: float
-    server: ServerUse
 
 
 def run_streams_stage(target: Target, plan: Plan, num_streams: int, *, is_silent: bool = False) -> StreamStage:

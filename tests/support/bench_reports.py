@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 import numpy as np
 
 from service.bench.benchmark import Memory, ServiceReport
-from service.bench.stages import ClipStage, Percentiles, ServerUse, StreamStage
+from service.bench.results import ClipStage, Percentiles, ServerUse, StreamStage
 from service.bench.target import ModelFacts
 
 LAGS = Percentiles.of(np.linspace(0.001, 0.1, 100))
