@@ -59,7 +59,10 @@ async def test_it_counts_streams_and_what_waits() -> None:
         runner.hold()
         async with AsyncClient(server.url) as client, Stream(server.url, RAW) as listener:
             await listener.until("ready")
-            waiting = [asyncio.create_task(client.classify(wav(heard((SPEECH, 1.0))))) for _ in range(3)]
+            clip = wav(heard((SPEECH, 1.0)))
+            waiting = [asyncio.create_task(client.classify(clip))]
+            await asyncio.to_thread(runner.wait_for_runs, 1)
+            waiting += [asyncio.create_task(client.classify(clip)) for _ in range(2)]
             while (answer := await client.capacity()).models[0].queue_depth < 2:
                 pass
             assert (answer.streams_open, answer.streams_limit, answer.streams_limit_from) == (1, 1000, "default")
