@@ -20,7 +20,7 @@ CHECKPOINT := export/checkpoints/ast-tiny-16-16-5s
 BUNDLE := service/bundles/ast-tiny-16-16-5s
 SOURCES := service export tests
 BENCH := build/bench
-BENCH_MODEL ?= --batches 1,8,32
+BENCH_MODEL ?= --batches 1,8
 BENCH_SERVICE ?= --first 8 --no-save
 
 # The tests of the pure modules, whose coverage must be complete, by branch. Decoders meet damage only in real encoded files.

@@ -29,7 +29,7 @@ def to_markdown(report: ModelReport) -> str:
     parts = [
         f"# {report.checkpoint}: {report.window_seconds:g} s windows on {report.device}",
         _conditions(report),
-        "Milliseconds for each window: median, and the quartiles.\n\n" + _time_table(report),
+        "Milliseconds for each window: median (quartiles; the least).\n\n" + _time_table(report),
         "Windows a second; how much of the large product's rate the encoder's operations reach.\n\n" + _rate_table(report),
         "The largest difference of a score from transformers in float32, over all windows.\n\n" + _difference_table(report),
         _remarks(report),
@@ -85,10 +85,11 @@ def _table(report: ModelReport, cell: Callable[[Time, Race], str]) -> str:
 def _quartiles(time: Time) -> str:
     if time.seconds is None:
         return "–"
-    median, lower, upper = (
-        1000 * seconds / time.batch for seconds in (time.seconds.median, time.seconds.lower, time.seconds.upper)
+    spread = time.seconds
+    median, lower, upper, least = (
+        1000 * seconds / time.batch for seconds in (spread.median, spread.lower, spread.upper, spread.least)
     )
-    return f"{median:.3g} ({lower:.3g} to {upper:.3g})"
+    return f"{median:.3g} ({lower:.3g} to {upper:.3g}; {least:.3g})"
 
 
 def _is_same_model(report: ModelReport, time: Time) -> bool:

@@ -73,7 +73,7 @@ def test_each_is_measured_at_each_batch_size_with_its_spread(report: ModelReport
         assert race.product.lower <= race.product.median <= race.product.upper
         for time in race.times:
             assert time.seconds is not None
-            assert 0 < time.seconds.lower <= time.seconds.median <= time.seconds.upper
+            assert 0 < time.seconds.least <= time.seconds.lower <= time.seconds.median <= time.seconds.upper
 
 
 def test_the_report_is_written_with_its_plots(report: ModelReport, tmp_path: Path) -> None:
@@ -125,7 +125,7 @@ def test_the_rounds_are_interleaved_and_begun_by_another_one_each() -> None:
 
 
 def test_the_spread_is_the_quartiles() -> None:
-    assert Spread.of([4, 1, 3, 2, 5]) == Spread(median=3, lower=2, upper=4)
+    assert Spread.of([4, 1, 3, 2, 5]) == Spread(median=3, lower=2, upper=4, least=1)
 
 
 def test_the_operations_of_base_are_those_that_are_known() -> None:
