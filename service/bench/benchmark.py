@@ -19,6 +19,8 @@ from service.inference.providers import count_usable_cores
 
 Tell = Callable[[str, float], None]
 """Is told of each stage as it begins, and how many seconds it will take."""
+MIN_STREAMS_FOR_MEMORY = 8
+"""With fewer the first use of buffers and threads, which all share, is most of the growth."""
 _IDLE_SECONDS = 2.0
 
 
@@ -170,7 +172,7 @@ def _run_live(target: Target, plan: Plan, course: Course, tell: Tell) -> list[St
 
 
 def _bytes_a_stream(before: int | None, stage: StreamStage | None) -> int | None:
-    if before is None or stage is None or stage.server.memory_bytes is None:
+    if before is None or stage is None or stage.server.memory_bytes is None or stage.streams < MIN_STREAMS_FOR_MEMORY:
         return None
     return max(0, round((stage.server.memory_bytes - before) / stage.streams))
 

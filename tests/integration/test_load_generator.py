@@ -126,7 +126,7 @@ def bench(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
 def test_the_command_starts_a_service_and_writes_what_it_found(tmp_path: Path) -> None:
     """An objective that no machine keeps ends the search at once: one stream is too many, and nothing is written."""
     path = tmp_path / "capacity.json"
-    flags = ("--slo", "0.000001", "--first", "1", "--seconds", "0.4", "--hop", "0.2", "--clients", "0", "--idle-streams", "2")
+    flags = ("--slo", "0.000001", "--first", "1", "--seconds", "0.4", "--hop", "0.2", "--clients", "0", "--idle-streams", "8")
     done = bench(*flags, "--max-lag-seconds", "1", "--json", "--capacity-file", str(path), cwd=tmp_path)
     assert done.returncode == exit_codes.FAILURE, done.stderr
     report = json.loads(done.stdout)
