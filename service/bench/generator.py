@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import pickle
 import subprocess
@@ -14,29 +15,40 @@ from service.bench.orders import ClipsOrder, ClipsResult, StreamsOrder, StreamsR
 from service.child import python_module
 from service.errors import SonotagError
 
+READY = b"ready\n"
+
 
 class GeneratorError(SonotagError):
     """A generator process failed."""
 
 
 class Generators:
-    """Generator processes that work on their orders; a context manager that leaves none behind.
+    """Generator processes, started and waiting for orders; a context manager that leaves none behind.
 
     Args:
-        orders: One for each process.
+        num_processes: How many.
     """
 
-    def __init__(self, orders: Sequence[StreamsOrder | ClipsOrder]) -> None:
+    def __init__(self, num_processes: int) -> None:
         child = python_module("service.bench.generator")
-        self._processes: list[subprocess.Popen[bytes]] = []
-        for order in orders:
-            process = subprocess.Popen(
+        self._processes: list[subprocess.Popen[bytes]] = [
+            subprocess.Popen(
                 child.command, env=dict(child.environ), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
             )
-            self._processes.append(process)
+            for _ in range(num_processes)
+        ]
+        for process in self._processes:
+            # What they need takes a while to import; the times in an order are counted from when all of them are up.
+            assert process.stdout is not None
+            process.stdout.readline()
+
+    def send(self, orders: Sequence[StreamsOrder | ClipsOrder]) -> None:
+        """Give each process its order."""
+        for process, order in zip(self._processes, orders, strict=True):
             assert process.stdin is not None
-            process.stdin.write(pickle.dumps(order))
-            process.stdin.close()
+            with contextlib.suppress(BrokenPipeError):  # it failed; `results` says why
+                process.stdin.write(pickle.dumps(order))
+                process.stdin.close()
 
     def __enter__(self) -> Generators:
         return self
@@ -46,9 +58,10 @@ class Generators:
             if process.poll() is None:
                 process.kill()
             process.wait()
-            for pipe in (process.stdout, process.stderr):
+            for pipe in (process.stdin, process.stdout, process.stderr):
                 assert pipe is not None
-                pipe.close()
+                with contextlib.suppress(BrokenPipeError):
+                    pipe.close()
 
     def results(self) -> list[StreamsResult | ClipsResult]:
         """Wait for the processes and return what they answer, in order.
@@ -72,6 +85,8 @@ def main() -> None:
     """Do what the order says and write the result to standard output."""
     from service.bench.streams import run_streams
 
+    sys.stdout.buffer.write(READY)
+    sys.stdout.buffer.flush()
     order = pickle.load(sys.stdin.buffer)
     # A pause of the collector would be late sound.
     gc.collect()

@@ -38,7 +38,7 @@ class Plan:
         measure_seconds: How long to measure.
         grace_seconds: How long what is late may still come.
         num_generators: Processes.
-        start_seconds: From their orders to the first stream: they are up in less.
+        start_seconds: From their orders to the first stream.
     """
 
     sounds: tuple[Int16Array, ...]
@@ -49,7 +49,7 @@ class Plan:
     measure_seconds: float
     grace_seconds: float
     num_generators: int
-    start_seconds: float = 1.5
+    start_seconds: float = 0.5
 
     def seconds_for(self, num_streams: int) -> float:
         """Return how long a stage takes."""
@@ -73,29 +73,30 @@ def run_streams_stage(target: Target, plan: Plan, num_streams: int, *, is_silent
         GeneratorError: A generator failed.
         TargetError: The service does not answer.
     """
-    first = time.monotonic() + plan.start_seconds
-    ramp = plan.ramp_seconds(num_streams)
-    starts = [first + ramp * index / num_streams for index in range(num_streams)]
-    begin = first + ramp + plan.settle_seconds
-    interval = Interval(begin, begin + plan.measure_seconds)
-    query = {"encoding": "s16le", "sample_rate": plan.sample_rate, "hop": plan.hop_seconds}
-    url = target.url.replace("http", "ws", 1) + "/v1/stream?" + urlencode(query)
-    sounds = tuple(sound.tobytes() for sound in plan.sounds)
     count = min(plan.num_generators, num_streams)
-    orders = [
-        StreamsOrder(
-            url=url,
-            sounds=sounds[index % len(sounds) :] + sounds[: index % len(sounds)],
-            starts=tuple(starts[index::count]),
-            interval=interval,
-            grace_seconds=plan.grace_seconds,
-            is_silent=is_silent,
-            sample_rate=plan.sample_rate,
-            hop_seconds=plan.hop_seconds,
-        )
-        for index in range(count)
-    ]
-    with Generators(orders) as generators:
+    with Generators(count) as generators:
+        first = time.monotonic() + plan.start_seconds
+        ramp = plan.ramp_seconds(num_streams)
+        starts = [first + ramp * index / num_streams for index in range(num_streams)]
+        begin = first + ramp + plan.settle_seconds
+        interval = Interval(begin, begin + plan.measure_seconds)
+        query = {"encoding": "s16le", "sample_rate": plan.sample_rate, "hop": plan.hop_seconds}
+        url = target.url.replace("http", "ws", 1) + "/v1/stream?" + urlencode(query)
+        sounds = tuple(sound.tobytes() for sound in plan.sounds)
+        orders = [
+            StreamsOrder(
+                url=url,
+                sounds=sounds[index % len(sounds) :] + sounds[: index % len(sounds)],
+                starts=tuple(starts[index::count]),
+                interval=interval,
+                grace_seconds=plan.grace_seconds,
+                is_silent=is_silent,
+                sample_rate=plan.sample_rate,
+                hop_seconds=plan.hop_seconds,
+            )
+            for index in range(count)
+        ]
+        generators.send(orders)
         server = _watch(target, interval)
         results = [result for result in generators.results() if isinstance(result, StreamsResult)]
     return _judge(num_streams, results, server, plan, is_silent=is_silent)
@@ -108,22 +109,23 @@ def run_clips_stage(target: Target, plan: Plan, clips: tuple[bytes, ...], num_cl
         GeneratorError: A generator failed, as when a connection breaks.
         TargetError: The service does not answer.
     """
-    begin = time.monotonic() + plan.start_seconds + WARM_UP_SECONDS
-    interval = Interval(begin, begin + plan.measure_seconds)
-    address = urlsplit(target.url)
     count = min(plan.num_generators, num_clients)
-    orders = [
-        ClipsOrder(
-            host=address.hostname or "",
-            port=address.port or 80,
-            path=f"{address.path}/v1/classify",
-            clips=clips,
-            num_clients=len(range(index, num_clients, count)),
-            interval=interval,
-        )
-        for index in range(count)
-    ]
-    with Generators(orders) as generators:
+    with Generators(count) as generators:
+        begin = time.monotonic() + plan.start_seconds + WARM_UP_SECONDS
+        interval = Interval(begin, begin + plan.measure_seconds)
+        address = urlsplit(target.url)
+        orders = [
+            ClipsOrder(
+                host=address.hostname or "",
+                port=address.port or 80,
+                path=f"{address.path}/v1/classify",
+                clips=clips,
+                num_clients=len(range(index, num_clients, count)),
+                interval=interval,
+            )
+            for index in range(count)
+        ]
+        generators.send(orders)
         server = _watch(target, interval)
         results = [result for result in generators.results() if isinstance(result, ClipsResult)]
     latency = np.concatenate([result.latency for result in results])

@@ -33,11 +33,10 @@ PLAN = Plan(
     sample_rate=16_000,
     hop_seconds=0.2,
     slo_seconds=5.0,
-    settle_seconds=0.2,
+    settle_seconds=0.5,
     measure_seconds=1.0,
-    grace_seconds=0.3,
+    grace_seconds=1.0,
     num_generators=2,
-    start_seconds=1.0,
 )
 
 
