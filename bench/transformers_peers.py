@@ -141,7 +141,7 @@ def make_compiled(checkpoint: Checkpoint, device: Device, batch: Batch) -> tuple
             run = peer.prepare(batch)
             run()
             milliseconds = 1000 * min(_seconds(run) for _ in range(TRIAL_RUNS)) / len(batch.lengths)
-        except Exception as error:  # whatever the compiler and the libraries under it raise
+        except Exception as error:  # noqa: BLE001  (of the compiler and all libraries under it)
             trials.append(Trial(mode, attention, None, (str(error).strip() or type(error).__name__).splitlines()[0][:200]))
             continue
         if best is None or milliseconds < min(trial.milliseconds_a_window or np.inf for trial in trials):
