@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -12,9 +13,13 @@ from importlib.metadata import version
 from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 
-from service.api import asyncapi, health, page, rest, websocket
+from service.access.guard import Guard
+from service.access.metering import LocalQuotas
+from service.api import asyncapi, health, page, rest, tokens, websocket
+from service.api.admission import Admission
 from service.api.error_handlers import add_error_handlers
 from service.api.middleware import RequestContext, RootPath
+from service.api.security_headers import SecurityHeaders
 from service.capacity import decide_limit
 from service.errors import InvalidParameter, SettingsError, StartError
 from service.inference.batcher import Batcher
@@ -44,7 +49,7 @@ def create_app(settings: Settings, *, runner: Runner | None = None, tracer: Trac
         tracer: Takes the traces in place of what the settings say; for tests. Closed with the application.
 
     Raises:
-        SettingsError: Traces are wanted, and what they need is not installed.
+        SettingsError: Traces are wanted, and what they need is not installed; or the API keys cannot be read.
     """
     metrics = Metrics()
     metrics.service_configured(
@@ -52,7 +57,8 @@ def create_app(settings: Settings, *, runner: Runner | None = None, tracer: Trac
     )
     lifecycle = Lifecycle(metrics.readiness_changed)
     executor = ThreadPoolExecutor(POOL_THREADS, thread_name_prefix="decode")
-    services = Services(settings=settings, lifecycle=lifecycle, metrics=metrics, executor=executor)
+    guard = Guard(settings, LocalQuotas(time.monotonic))
+    services = Services(settings=settings, guard=guard, lifecycle=lifecycle, metrics=metrics, executor=executor)
     if tracer is not None:
         services.tracer = tracer
     elif settings.traces == "otlp":
@@ -80,10 +86,12 @@ def create_app(settings: Settings, *, runner: Runner | None = None, tracer: Trac
     app.state.lifecycle = lifecycle
     app.state.metrics = metrics
     add_error_handlers(app)
-    for module in (rest, websocket, asyncapi, health):
+    for module in (rest, tokens, websocket, asyncapi, health):
         app.include_router(module.router)
     page.add_page(app)
+    app.add_middleware(Admission, services=services)
     app.add_middleware(RequestContext, services=services)
+    app.add_middleware(SecurityHeaders)
     if settings.cors_origins:  # around all else, so that a browser may read every answer, also that to our own faults
         app.add_middleware(
             CORSMiddleware,

@@ -43,6 +43,7 @@ COMMANDS: Final = (
     Command("listen", "service.commands.listen", "say what is heard in a stream, as it comes"),
     Command("export", "service.commands.export", "turn a checkpoint into a bundle (needs the extra export)"),
     Command("bench", "service.commands.bench", "find out how many live streams this machine can take"),
+    Command("keys", "service.commands.keys", "make, list and revoke API keys"),
     Command("settings", "service.commands.settings", "print every setting, where its value comes from and what it means"),
     Command("version", "service.commands.version", "print the version, and those of the libraries"),
 )

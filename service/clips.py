@@ -15,6 +15,7 @@ from service.engine import Engine
 from service.errors import ClipTooLong, InvalidParameter
 from service.inference.batcher import Batcher, Reservation, model_laps
 from service.inference.runner import ModelSpec
+from service.meter import UNMETERED, Meter
 from service.options import Grid, make_selector, make_thresholds, parse_events, resolve_grid
 from service.postprocess.event_config import EventConfig
 from service.postprocess.scores import SCORE_DIGITS, Function, Tag
@@ -24,6 +25,7 @@ from service.tracing import Lap, current_trace
 
 MAX_TIMELINE_TAGS = 250_000
 """Of one JSON answer: 190 MB until it is sent, and an hour with the shortest hop has 180,000. Longer ones go line by line."""
+LEAST_SECONDS = 0.1
 LAST_ESTIMATE = 0.99
 """A header may state too short a sound: until all is read nobody knows that it is done."""
 
@@ -94,11 +96,13 @@ async def open_clip(
     plan: ClipPlan,
     channel: int | None,
     reservation: Reservation | None = None,
+    meter: Meter = UNMETERED,
 ) -> AsyncIterator[Clip]:
     """Open a clip and begin to score it.
 
     Raises:
         ServiceError: See `score_clip` and `open_audio`.
+        QuotaExceeded: The caller may not send so much sound, by what the clip itself says of its length.
     """
     settings, metrics = engine.settings, engine.metrics
     num_bytes = file.seek(0, 2)
@@ -111,6 +115,8 @@ async def open_clip(
                 f"the clip is {audio.num_frames / audio.sample_rate:.1f} s long, "
                 f"the limit is {settings.max_clip_seconds:g} s (SONOTAG_MAX_CLIP_SECONDS)"
             )
+        # What does not say how long it is needs something to be left at least.
+        await meter.require(audio.num_frames / audio.sample_rate if audio.num_frames else LEAST_SECONDS)
         blocks = file_samples(audio, plan.spec.sample_rate, observe=metrics.stage_seconds, clock=engine.clock)
         reader = ClipReader(blocks, plan, settings.max_clip_seconds, engine.clock, current_trace())
         timing = Timing()
@@ -122,10 +128,26 @@ async def open_clip(
             timing=timing,
             reservation=reservation,
         )
+        if meter is not UNMETERED:
+            windows = _metered(windows, reader, meter)
         stack.callback(lambda: metrics.audio_received("clip", reader.num_samples / plan.spec.sample_rate))
         clip = Clip(plan, windows, timing, reader, audio, file, num_bytes)
         await stack.enter_async_context(aclosing(windows))
         yield clip
+
+
+async def _metered(
+    windows: AsyncGenerator[ScoredWindow, None], reader: ClipReader, meter: Meter
+) -> AsyncGenerator[ScoredWindow, None]:
+    """Yield a clip's windows as long as what was read for them is within what the caller may send."""
+    rate = reader.plan.spec.sample_rate
+    num_taken = 0
+    async with aclosing(windows):
+        async for window in windows:
+            num_read = reader.num_samples
+            await meter.take((num_read - num_taken) / rate)
+            num_taken = num_read
+            yield window
 
 
 async def answer_clip(

@@ -9,6 +9,12 @@
     │   ├── UndecodableAudio            400 / 4415  sound, but broken
     │   ├── UnsupportedAudio            415 / 4415  not sound, or none that we read
     │   │   └── NotStreamable           a container whose index comes last, as a stream
+    │   ├── Unauthorised                401 / 4401  no key, or none that is known
+    │   ├── Forbidden                   403 / 4403
+    │   │   ├── MissingScope            403 / 4401  the key is known, but is not for this
+    │   │   ├── ForbiddenOrigin         a page of another origin
+    │   │   └── ForbiddenHost           a name that this service does not go by
+    │   ├── QuotaExceeded               429 / 4429
     │   ├── NotFound                    404 / 4400
     │   ├── ClipTooLong, BodyTooLarge   413 / 4413
     │   ├── ClipTooShort                422
@@ -90,6 +96,50 @@ class NotStreamable(UnsupportedAudio):
     """A container that can be read as a file only, sent as a stream."""
 
     code = "not_streamable"
+
+
+class Unauthorised(ServiceError):
+    """There is no API key or token, or it is not known here, or no longer."""
+
+    code = "unauthorised"
+    http_status = 401
+    close_code = 4401
+
+
+class Forbidden(ServiceError):
+    """It is not allowed, whatever is sent along."""
+
+    code = "forbidden"
+    http_status = 403
+    close_code = 4403
+
+
+class MissingScope(Forbidden):
+    """The API key or token is known, but is not for this."""
+
+    code = "missing_scope"
+    close_code = 4401
+
+
+class ForbiddenOrigin(Forbidden):
+    """The request comes from a page of another origin, which is not allowed to use the service."""
+
+    code = "forbidden_origin"
+
+
+class ForbiddenHost(Forbidden):
+    """The request is for a host name that the service is not known by."""
+
+    code = "forbidden_host"
+
+
+class QuotaExceeded(ServiceError):
+    """The API key has used up what it may: streams at once, requests a minute or seconds of sound a day."""
+
+    code = "quota"
+    http_status = 429
+    close_code = 4429
+    retryable = True
 
 
 class NotFound(ServiceError):

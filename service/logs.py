@@ -31,6 +31,7 @@ _PLAIN = re.compile(r"[^\s\"=]+")
 _request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
 _session_id: ContextVar[str | None] = ContextVar("session_id", default=None)
 _access = logging.getLogger("service.access")
+_audit = logging.getLogger("service.audit")
 
 
 @contextmanager
@@ -72,6 +73,30 @@ def log_request(method: str, route: str, status: int, seconds: float) -> None:
     """
     level = logging.DEBUG if route in QUIET_ROUTES and status < 500 else logging.INFO
     log_event(_access, level, "request answered", method=method, route=route, status=status, ms=round(seconds * 1000, 1))
+
+
+def log_refusal(key: str | None, outcome: str, seconds: float) -> None:
+    """Log a request that was refused at the door.
+
+    Args:
+        key: The name of the API key it came with, where one was recognised.
+        outcome: The code of the error it was answered with.
+        seconds: How long that took.
+    """
+    log_event(_audit, logging.INFO, "request refused", key=key or "-", outcome=outcome, ms=round(seconds * 1000, 1))
+
+
+def log_stream(key: str | None, outcome: str, *, open_seconds: float, sound_seconds: float) -> None:
+    """Log a stream that is over.
+
+    Args:
+        key: The name of the API key it came with, where one was recognised.
+        outcome: How it ended, of `service.metrics.STREAM_OUTCOMES`.
+        open_seconds: How long it was open.
+        sound_seconds: How much sound it brought.
+    """
+    seconds, open_s = round(sound_seconds, 3), round(open_seconds, 3)
+    log_event(_audit, logging.INFO, "stream closed", key=key or "-", outcome=outcome, seconds=seconds, open_s=open_s)
 
 
 def configure_logging(

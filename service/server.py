@@ -12,6 +12,7 @@ import logging
 import os
 import signal
 import socket
+import ssl
 import sys
 import threading
 import time
@@ -23,6 +24,8 @@ import uvicorn
 from fastapi import FastAPI
 
 from service import exit_codes
+from service.api.forwarded import ForwardedHeaders
+from service.errors import SettingsError
 from service.lifecycle import Lifecycle
 from service.logs import log_event
 from service.settings import Settings
@@ -142,10 +145,32 @@ class DrainingServer(uvicorn.Server):
         self._drain_wanted = True
 
 
+def _check_tls(settings: Settings) -> None:
+    """Load the certificate once for its errors: uvicorn's own would be a traceback."""
+    certificate, key = settings.tls_certificate_file, settings.tls_key_file
+    if certificate is None and key is None:
+        return
+    if certificate is None or key is None:
+        raise SettingsError("SONOTAG_TLS_CERTIFICATE_FILE and SONOTAG_TLS_KEY_FILE go together: one of them is not set")
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key, password="")
+    except OSError as error:  # ssl.SSLError is one
+        reason = error.strerror if error.errno and not isinstance(error, ssl.SSLError) else error.args[-1]
+        raise SettingsError(
+            f"HTTPS cannot be served with {certificate} and {key}: {reason} "
+            "(SONOTAG_TLS_CERTIFICATE_FILE, SONOTAG_TLS_KEY_FILE)"
+        ) from error
+
+
 def make_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
-    """Return uvicorn's configuration for the application."""
+    """Return uvicorn's configuration for the application.
+
+    Raises:
+        SettingsError: The certificate or its key cannot be had.
+    """
+    _check_tls(settings)
     return uvicorn.Config(
-        app,
+        ForwardedHeaders(app, settings.trusted_proxies),
         lifespan="on",
         loop="uvloop",
         http="h11",
@@ -153,8 +178,9 @@ def make_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
         access_log=False,
         server_header=False,
         backlog=BACKLOG,
-        proxy_headers=True,
-        forwarded_allow_ips=settings.trusted_proxies,
+        proxy_headers=False,  # ForwardedHeaders does what it would do, and the host
+        ssl_certfile=settings.tls_certificate_file,
+        ssl_keyfile=settings.tls_key_file,
         timeout_keep_alive=_KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=_SHUTDOWN_SECONDS,
         workers=1,  # explicitly: otherwise uvicorn reads WEB_CONCURRENCY

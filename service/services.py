@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from service.access.guard import Guard
 from service.capacity import DEFAULT_LIMIT, StreamLimit
 from service.engine import Engine
 from service.lifecycle import Lifecycle
@@ -15,12 +16,14 @@ class Services(Engine):
     """Everything a handler may use.
 
     Attributes:
+        guard: Says who may come in.
         lifecycle: Admits requests and streams, and drains.
         metrics: Watches.
         num_streams: Live streams open in this process.
         stream_limit: How many there may be in the whole service, and who says so; decided when the models are loaded.
     """
 
+    guard: Guard
     lifecycle: Lifecycle
     metrics: Metrics
     num_streams: int = 0

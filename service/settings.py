@@ -24,6 +24,7 @@ DOTENV_FILE = ".env"
 DEFAULT_BUNDLE = "ast-tiny-16-16-5s"
 _BUNDLE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/\s]+")
+_HOST = re.compile(r"(\*\.)?[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*|\[[0-9A-Fa-f:.]+\]")
 # uvicorn's own default: a proxy on the same machine.
 _LOCAL_PROXIES = "127.0.0.1,::1"
 
@@ -75,6 +76,13 @@ def _check_origins(value: tuple[str, ...]) -> tuple[str, ...]:
     return value
 
 
+def _check_hosts(value: tuple[str, ...]) -> tuple[str, ...]:
+    for host in value:
+        if host != "*" and not _HOST.fullmatch(host):
+            raise ValueError(f"{host!r} is no host name; it goes without scheme and port")
+    return tuple(host.lower() for host in value)
+
+
 def _check_root_path(value: str) -> str:
     if value and not re.fullmatch(r"(/[^/?#\s]+)+", value):
         raise ValueError("it must begin with a slash and end without one")
@@ -108,7 +116,7 @@ class Settings(BaseSettings):
     host: str = Field(
         "127.0.0.1",
         min_length=1,
-        description="Address to listen on. The default is this machine only, because there is no authorisation by default.",
+        description="Address to listen on. The default is this machine only; any other needs API keys, or insecure.",
     )
     port: int = Field(8000, ge=0, le=65535, description="TCP port. 0 takes a free one and prints it.")
     unix_socket: Path | None = Field(
@@ -216,6 +224,32 @@ class Settings(BaseSettings):
         "the rest seconds; the defaults favour few false onsets.",
         json_schema_extra={"range": "a JSON object of onset_threshold, offset_threshold, min_duration, max_gap, per_label"},
     )
+    api_keys_file: Path | None = Field(
+        None,
+        description="API keys, made by sonotag keys create; read anew when it changes. Without it everybody is let in, and "
+        "only this machine can reach the service.",
+    )
+    insecure: bool = Field(
+        False,
+        description="Let everybody in who can reach the service, also from other machines. For where something in front asks "
+        "who they are.",
+        json_schema_extra={"range": "true or false"},
+    )
+    token_secret_file: Path | None = Field(
+        None,
+        description="What tokens (POST /v1/tokens) are signed with, at least 32 bytes; the same for several instances behind "
+        "one name. By default made anew at each start.",
+    )
+    metrics: Literal["keys", "open", "off"] = Field(
+        "keys",
+        description="Who may read /metrics: where there are API keys those with the scope metrics (keys), anybody (open), or "
+        "nobody (off).",
+    )
+    docs: Literal["on", "off"] = Field("on", description="Whether /docs and the descriptions for programs are served.")
+    tls_certificate_file: Path | None = Field(
+        None, description="Certificate (PEM, with its chain) to serve HTTPS with, for where no proxy does; needs the key too."
+    )
+    tls_key_file: Path | None = Field(None, description="The certificate's private key (PEM).")
     log_format: Literal["text", "json"] = Field("text", description="One line an event: text to read, json for programs.")
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="The lowest level that is logged. info is one line for each request and stream."
@@ -238,8 +272,21 @@ class Settings(BaseSettings):
         pydantic.AfterValidator(_check_origins),
     ] = Field(
         (),
-        description="Origins whose pages may use the service from a browser, comma separated; * for all. By default none.",
+        description="Origins whose pages may use the service from a browser, REST and websockets, comma separated; * for all. "
+        "By default only its own page.",
         json_schema_extra={"range": "https://host[:port],... or *"},
+    )
+    allowed_hosts: Annotated[
+        tuple[str, ...],
+        NoDecode,
+        pydantic.BeforeValidator(_split_commas),
+        pydantic.AfterValidator(_check_hosts),
+    ] = Field(
+        (),
+        description="Names by which the service is reached, comma separated: those of a proxy in front, mostly; * for any. "
+        "localhost and the names of the host setting are known, and where others can reach it every numeric address: a page "
+        "elsewhere whose name suddenly means this machine is refused.",
+        json_schema_extra={"range": "name,*.domain,... or *"},
     )
     forwarded_allow_ips: Annotated[str | None, pydantic.AfterValidator(_check_proxies)] = Field(
         None,
@@ -251,6 +298,8 @@ class Settings(BaseSettings):
     _origins: dict[str, str] = pydantic.PrivateAttr(default_factory=dict)
     _worker_index: int = pydantic.PrivateAttr(default=0)
     _is_stream_limit_set: bool | None = pydantic.PrivateAttr(default=None)
+    # No field: it must not be shown anywhere.
+    _token_secret: bytes = pydantic.PrivateAttr(default=b"")
 
     @pydantic.model_validator(mode="before")
     @classmethod
@@ -276,6 +325,11 @@ class Settings(BaseSettings):
         return "*" if self.unix_socket is not None else _LOCAL_PROXIES
 
     @property
+    def is_open(self) -> bool:
+        """Whether nobody is asked for a key."""
+        return self.api_keys_file is None
+
+    @property
     def origins(self) -> Mapping[str, str]:
         """Where each value came from: `flag`, `environment` or `.env`; a name that is missing has its default."""
         return self._origins
@@ -296,6 +350,17 @@ class Settings(BaseSettings):
         copy._worker_index = index
         copy._is_stream_limit_set = self.is_stream_limit_set
         return copy.model_copy(update={"max_streams": copy.share_of(self.max_streams)})
+
+    @property
+    def token_secret(self) -> bytes:
+        """What the workers of one service sign tokens with; empty where each process finds its own."""
+        return self._token_secret
+
+    def with_token_secret(self, secret: bytes) -> Settings:
+        """Return these settings for workers that share a secret."""
+        copy = self.model_copy()
+        copy._token_secret = secret
+        return copy
 
     def with_origins(self, origins: Mapping[str, str]) -> Settings:
         """Return these settings, knowing where their values came from."""

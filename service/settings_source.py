@@ -16,6 +16,8 @@ from service.errors import SettingsError
 from service.settings import DOTENV_FILE, EMBEDDED_BUNDLE, PREFIX, Settings, describe_range
 
 HIDDEN = "(hidden)"
+CLIENT_KEY = PREFIX + "API_KEY"
+"""No setting of a service: the key that the command line and the client send to one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +104,8 @@ def format_markdown(rows: list[SettingRow]) -> str:
 
 def find_unknown_variables(environ: Mapping[str, str] | None = None) -> list[str]:
     """Return one warning for each `SONOTAG_...` variable, also of the `.env` file, that is no setting."""
-    given = {**_read_dotenv(), **(os.environ if environ is None else environ)}
+    inherited = os.environ if environ is None else environ
+    given = {**_read_dotenv(), **{name: value for name, value in inherited.items() if name.upper() != CLIENT_KEY}}
     known = [variable_of(name) for name in Settings.model_fields]
     return [
         f"{variable} is no setting and has no effect{_nearest(variable.upper(), known)}"
@@ -122,6 +125,8 @@ def format_value(value: object) -> str:
     """Return a value as it would be written in a variable; empty for None."""
     if value is None:
         return ""
+    if isinstance(value, bool):
+        return str(value).lower()
     if isinstance(value, pydantic.BaseModel):
         return value.model_dump_json(exclude_none=True)
     if isinstance(value, tuple):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import ipaddress
 import logging
 import os
 import shlex
@@ -11,6 +12,7 @@ import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from service.errors import SettingsError
 from service.logs import log_event
@@ -23,6 +25,7 @@ BACKLOG = 2048
 _DEAF_PEER_SECONDS = 60
 _PACKAGE = Path(__file__).resolve().parent
 _EXAMPLE = _PACKAGE.parent / "examples" / "speech.wav"
+_AddressInfo = tuple[socket.AddressFamily, socket.SocketKind, int, str, tuple[Any, ...]]
 _WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 
 
@@ -51,22 +54,27 @@ def listen(settings: Settings) -> list[socket.socket]:
         One socket, or one for each address of a host name that has several.
 
     Raises:
-        SettingsError: The address cannot be had.
+        SettingsError: The address cannot be had, or others could reach it and nobody would be asked for a key.
     """
     if settings.unix_socket is not None:
         return [_listen_unix(settings.unix_socket)]
-    return _listen_tcp(settings.host, settings.port)
+    addresses = _resolve(settings.host, settings.port)
+    if settings.is_open and not settings.insecure:
+        _check_exposure(settings.host, addresses)
+    return _listen_tcp(settings.host, settings.port, addresses)
 
 
 def describe(settings: Settings, sockets: Sequence[socket.socket]) -> Address:
     """Return where the service can be reached, with the port that was really taken."""
+    curl = "curl" if settings.is_open else 'curl -H "Authorization: Bearer $SONOTAG_API_KEY"'
     if settings.unix_socket is not None:
         return Address(
-            f"unix:{settings.unix_socket}", (f"curl --unix-socket {_quote(settings.unix_socket)}", "http://localhost")
+            f"unix:{settings.unix_socket}", (f"{curl} --unix-socket {_quote(settings.unix_socket)}", "http://localhost")
         )
     port = sockets[0].getsockname()[1]
     reached = _WILDCARDS.get(settings.host, settings.host)
-    return Address(_url(settings.host, port), ("curl", _url(reached, port)))
+    scheme = "http" if settings.tls_certificate_file is None else "https"
+    return Address(_url(scheme, settings.host, port), (curl, _url(scheme, reached, port)))
 
 
 def announce(address: Address) -> None:
@@ -90,11 +98,25 @@ def _give_up_on_deaf_peers(sock: socket.socket) -> None:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _DEAF_PEER_SECONDS * 1000)
 
 
-def _listen_tcp(host: str, port: int) -> list[socket.socket]:
+def _resolve(host: str, port: int) -> Sequence[_AddressInfo]:
     try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except OSError as error:
         raise SettingsError(f"SONOTAG_HOST is {host!r}: it is no address of this machine ({error.strerror})") from error
+
+
+def _check_exposure(host: str, addresses: Sequence[_AddressInfo]) -> None:
+    """Refuse to let everybody in from everywhere unless that is what is wanted."""
+    if all(ipaddress.ip_address(str(address[0]).partition("%")[0]).is_loopback for *_, address in addresses):
+        return
+    raise SettingsError(
+        f"SONOTAG_HOST is {host!r}, which other machines can reach, and there are no API keys. Either make a key "
+        "(sonotag keys create NAME --api-keys-file FILE) and set SONOTAG_API_KEYS_FILE, or let everybody in with --insecure "
+        "(SONOTAG_INSECURE=true)"
+    )
+
+
+def _listen_tcp(host: str, port: int, found: Sequence[_AddressInfo]) -> list[socket.socket]:
     sockets: list[socket.socket] = []
     failure: OSError | None = None
     for family, kind, protocol, _, address in dict.fromkeys(found):
@@ -153,8 +175,8 @@ def _is_stale(path: Path) -> bool:
     return False
 
 
-def _url(host: str, port: int) -> str:
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+def _url(scheme: str, host: str, port: int) -> str:
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
 
 def _relative(path: Path) -> str:

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Final
 
 from service import exit_codes
+from service.access.tokens import load_token_secret
 from service.child import Child, python_module
 from service.errors import SettingsError
 from service.gpu_choice import choose_gpu
@@ -224,9 +225,10 @@ def run_supervisor(settings: Settings, child: Child | None = None) -> int:
         otherwise.
 
     Raises:
-        SettingsError: The address or the metrics folder cannot be had.
+        SettingsError: The address, the metrics folder or the secret of tokens cannot be had.
     """
     folder = prepare_metrics_folder(os.environ)
+    settings = settings.with_token_secret(load_token_secret(settings.token_secret_file))
     sockets = listen(settings)
     temporary = None if folder is not None else Path(tempfile.mkdtemp(prefix="sonotag-metrics-"))
     try:

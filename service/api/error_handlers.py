@@ -22,6 +22,8 @@ def error_response(error: ServiceError) -> JSONResponse:
     headers = {}
     if error.http_status in (429, 503) and error.retry_after_s is not None:
         headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_s)))
+    if error.http_status == 401:
+        headers["WWW-Authenticate"] = 'Bearer realm="sonotag"'
     return JSONResponse(ErrorAnswer(error=error_body(error)).model_dump(), error.http_status, headers)
 
 

@@ -21,6 +21,8 @@ from service.tracing import NULL_TRACER
 logger = logging.getLogger(__name__)
 
 REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
+ROUTE = "sonotag.route"
+"""The key of a request's scope for the route that it would have taken, had it been let in."""
 CLIENT_CLOSED_REQUEST = 499
 """What nginx logs for a client that left before its answer."""
 
@@ -32,8 +34,14 @@ def new_id() -> str:
 
 def route_template(scope: Scope) -> str:
     """Return the template of the route that took a request, or `other`: a closed set, whatever paths clients send."""
-    path = getattr(scope.get("route"), "path", None)
+    path = getattr(scope.get("route"), "path", None) or scope.get(ROUTE)
     return path if isinstance(path, str) and path else "other"
+
+
+def route_path(scope: Scope) -> str:
+    """Return a request's path without that of a proxy, as routes are written."""
+    path: str = scope["path"]
+    return path.removeprefix(scope.get("root_path", "")) or "/"
 
 
 class RequestContext:

@@ -15,6 +15,7 @@ from fastapi.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from service.answers import CapacityAnswer, ClassifyQuery, ClipAnswer, ErrorAnswer, error_body, to_json
+from service.api.admission import SECURITY, caller_of
 from service.api.capacity import make_capacity
 from service.api.lines import answer_lines
 from service.api.schemas import (
@@ -46,7 +47,7 @@ _HUGGING_FACE_FIELDS = (
     *(f"parameters.{name}" for name in HuggingFaceParameters.model_fields),
 )
 
-router = APIRouter()
+router = APIRouter(dependencies=SECURITY)
 
 _AUDIO = {"type": "string", "format": "binary"}
 
@@ -65,10 +66,13 @@ _ERRORS: dict[int | str, dict[str, object]] = {
     status: {"model": ErrorAnswer, "description": text}
     for status, text in {
         400: "A bad parameter, or sound that is broken",
+        401: "No API key or token, or none that is known",
+        403: "The key is not for this, or a page elsewhere asks",
         404: "No such model",
         413: "Too long or too large",
         415: "Not sound",
         422: "Fewer samples than the model needs",
+        429: "The key's quota is used up; Retry-After says when to try again",
         500: "Our own fault",
         503: "Queue full, too late, draining or not ready; Retry-After says when to try again",
     }.items()
@@ -129,8 +133,9 @@ async def classify(request: Request, query: Annotated[ClassifyQuery, Query()]) -
         stack.enter_context(services.lifecycle.admit())
         batcher = services.catalog.get(query.model)
         plan = make_plan(batcher.spec, query, services.settings.events)
+        meter = await stack.enter_async_context(services.guard.metering(caller_of(request)))
         file = await stack.enter_async_context(_only_clip(request, services))
-        opening = open_clip(services, batcher, file, plan, query.channel)
+        opening = open_clip(services, batcher, file, plan, query.channel, meter=meter)
         clip = await stack.enter_async_context(opening)
         if NDJSON in request.headers.get("accept", ""):
             first = await until_disconnect(request, anext(clip.windows))
@@ -147,14 +152,18 @@ async def classify_batch(request: Request, query: Annotated[ClassifyQuery, Query
     with services.lifecycle.admit():
         batcher = services.catalog.get(query.model)
         plan = make_plan(batcher.spec, query, services.settings.events)
-        async with open_clips(request, services.settings.max_body_bytes) as files:
+        async with (
+            services.guard.metering(caller_of(request)) as meter,
+            open_clips(request, services.settings.max_body_bytes) as files,
+        ):
             places = min(MAX_PLACES, batcher.max_places(Priority.BULK))
             with batcher.reserve(places, Priority.BULK) as reservation:
                 turn = asyncio.Semaphore(BATCH_CONCURRENCY)
 
                 async def answer(file: IO[bytes]) -> ClipAnswer | ErrorAnswer:
                     try:
-                        async with turn, open_clip(services, batcher, file, plan, query.channel, reservation) as clip:
+                        opening = open_clip(services, batcher, file, plan, query.channel, reservation, meter)
+                        async with turn, opening as clip:
                             return await answer_clip(services, clip, timeline=query.timeline)
                     except ServiceError as error:
                         return ErrorAnswer(error=error_body(error))
@@ -176,13 +185,14 @@ async def classify_for_hugging_face(request: Request) -> Response:
     async with AsyncExitStack() as stack:
         stack.enter_context(services.lifecycle.admit())
         batcher = services.catalog.get(None)
+        meter = await stack.enter_async_context(services.guard.metering(caller_of(request)))
         file = await stack.enter_async_context(_only_clip(request, services))
         file, asked = await services.run(lambda: _read_hugging_face(file))
         parameters = asked.parameters if asked else None
         top_k = (parameters and parameters.top_k) or HUGGING_FACE_TOP_K
         function = parameters.function_to_apply if parameters else None
         plan = make_plan(batcher.spec, ClassifyQuery(top_k=top_k), services.settings.events, function)
-        clip = await stack.enter_async_context(open_clip(services, batcher, file, plan, None))
+        clip = await stack.enter_async_context(open_clip(services, batcher, file, plan, None, meter=meter))
         answer = await until_disconnect(request, answer_clip(services, clip, timeline=False))
         items = [HuggingFaceItem(label=tag.label, score=tag.score) for tag in answer.tags]
         body = pydantic.TypeAdapter(list[HuggingFaceItem]).dump_json(items)

@@ -25,19 +25,27 @@ MAX_FILES = 256
 FILE_FIELD = "file"
 
 
-def _too_large(got: str, limit: int) -> BodyTooLarge:
-    return BodyTooLarge(f"the body has {got} bytes, at most {limit} are read (SONOTAG_MAX_BODY_BYTES)")
+_SETTING = "SONOTAG_MAX_BODY_BYTES"
 
 
-def limit_body(request: Request, max_bytes: int) -> Request:
+def _too_large(got: str, limit: int, setting: str | None) -> BodyTooLarge:
+    return BodyTooLarge(f"the body has {got} bytes, at most {limit} are read" + (f" ({setting})" if setting else ""))
+
+
+def limit_body(request: Request, max_bytes: int, *, setting: str | None = _SETTING) -> Request:
     """Return the request with a body that raises `BodyTooLarge` once more than `max_bytes` have come.
+
+    Args:
+        request: The request.
+        max_bytes: Of the whole body.
+        setting: What sets the limit, if that can be set.
 
     Raises:
         BodyTooLarge: The declared length is above the limit already.
     """
     declared = request.headers.get("content-length", "")
     if declared.isdecimal() and int(declared) > max_bytes:
-        raise _too_large(declared, max_bytes)
+        raise _too_large(declared, max_bytes, setting)
     received = 0
 
     async def receive() -> Message:
@@ -45,7 +53,7 @@ def limit_body(request: Request, max_bytes: int) -> Request:
         message = await request.receive()
         received += len(message.get("body", b""))
         if received > max_bytes:
-            raise _too_large(f"more than {max_bytes}", max_bytes)
+            raise _too_large(f"more than {max_bytes}", max_bytes, setting)
         return message
 
     return Request(request.scope, receive)

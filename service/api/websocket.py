@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from contextlib import suppress
+from dataclasses import dataclass
 
 from fastapi import APIRouter, HTTPException, Request, WebSocket
 from starlette.websockets import WebSocketDisconnect
 
+from service.access.guard import Caller, Guard
+from service.answers import error_body
+from service.api.admission import asked_of, bearer_of
 from service.api.error_handlers import error_response
 from service.api.middleware import new_id
-from service.errors import Draining, NotReady, QueueFull
-from service.logs import log_event, session_context
+from service.errors import Draining, NotReady, QueueFull, ServiceError, Unavailable
+from service.logs import log_event, log_stream, session_context
 from service.services import Services
 from service.streaming.driver import StreamDriver
-from service.streaming.messages import ServerMessage
+from service.streaming.messages import ErrorMessage, ServerMessage
 
 logger = logging.getLogger(__name__)
 router = APIRouter()
@@ -27,12 +32,21 @@ OUTCOMES = {
     1007: "bad_message",
     1011: "failed",
     4400: "bad_configuration",
+    4401: "unauthorised",
+    4403: "origin",
     4408: "idle",
     4413: "too_large",
     4415: "unsupported",
+    4429: "quota",
     4503: "overloaded",
 }
 DISCONNECTED = "disconnected"
+PROTOCOL = "sonotag.v1"
+"""The subprotocol that is answered with where it is offered beside a credential, which is then not sent back."""
+BEARER_PROTOCOL = "sonotag.bearer."
+"""What comes before a key or token in a subprotocol: a browser lets a page set no other header."""
+SUBPROTOCOL = "sonotag.subprotocol"
+"""The key of a connection's scope for the subprotocol to answer with."""
 
 
 @router.websocket("/v1/stream")
@@ -53,25 +67,92 @@ async def stream(websocket: WebSocket) -> None:
         log_event(logger, logging.INFO, "stream refused", reason=reason)
         await websocket.send_denial_response(error_response(error))
         return
-    session_id = new_id()
+    services.num_streams += 1
+    try:
+        await _serve_stream(websocket, services, new_id())
+    finally:
+        services.num_streams -= 1
+
+
+@dataclass(slots=True)
+class _Visit:
+    """What is known of a stream when it is over."""
+
+    key: str | None = None
+    driver: StreamDriver | None = None
+    refusal: ServiceError | None = None
+
+    @property
+    def outcome(self) -> str:
+        code = self.refusal.close_code if self.refusal else self.driver.close_code if self.driver else None
+        return DISCONNECTED if code is None else OUTCOMES.get(code, "failed")
+
+
+async def _serve_stream(websocket: WebSocket, services: Services, session_id: str) -> None:
+    """Serve a stream for which there is a place, and say what became of it."""
+    visit, started = _Visit(), services.clock()
     with session_context(session_id), services.tracer.begin("stream", websocket.headers.raw) as trace:
-        driver = StreamDriver(services, SocketChannel(websocket), session_id)
-        services.num_streams += 1
+        services.metrics.stream_opened()
         try:
-            with services.lifecycle.admit(driver.drain):
-                services.metrics.stream_opened()
-                await websocket.accept()
-                await driver.run(websocket.query_params.multi_items())
+            await _run_stream(websocket, services, session_id, visit)
+        except ServiceError as error:
+            visit.refusal = error
+            await _refuse(websocket, error)
         finally:
-            services.num_streams -= 1
-            code = driver.close_code
-            outcome = DISCONNECTED if code is None else OUTCOMES.get(code, "failed")
-            services.metrics.stream_closed(outcome)
-            seconds = round(driver.session.received_seconds, 3)
-            log_event(logger, logging.INFO, "stream closed", outcome=outcome, seconds=seconds)
-            trace.describe(
-                "/v1/stream", {"sonotag.id": session_id, "sonotag.outcome": outcome, "sonotag.received_seconds": seconds}
-            )
+            seconds = visit.driver.session.received_seconds if visit.driver else 0.0
+            services.metrics.stream_closed(visit.outcome)
+            log_stream(visit.key, visit.outcome, open_seconds=services.clock() - started, sound_seconds=seconds)
+            fields: dict[str, str | float] = {"sonotag.id": session_id, "sonotag.outcome": visit.outcome}
+            fields["sonotag.received_seconds"] = round(seconds, 3)
+            trace.describe("/v1/stream", fields)
+
+
+async def _run_stream(websocket: WebSocket, services: Services, session_id: str, visit: _Visit) -> None:
+    """Let a stream in and run it to its end.
+
+    Raises:
+        ServiceError: It may not come in; nothing was accepted yet.
+    """
+    guard, headers = services.guard, websocket.headers
+    guard.check_browser(asked_of(websocket.scope, headers))
+    caller, subprotocol = _identify(websocket, guard)
+    visit.key = caller.name
+    guard.authorise(caller, websocket.scope["path"].removeprefix(websocket.scope.get("root_path", "")))
+    async with guard.holding_stream(caller, session_id), guard.metering(caller) as meter:
+        driver = StreamDriver(services, SocketChannel(websocket), session_id, meter)
+        with services.lifecycle.admit(driver.drain):
+            visit.driver = driver
+            await websocket.accept(subprotocol)
+            await driver.run(websocket.query_params.multi_items())
+
+
+def _identify(websocket: WebSocket, guard: Guard) -> tuple[Caller, str | None]:
+    """Return who opens a stream, and the subprotocol to answer with: browsers want one of those they have named.
+
+    Raises:
+        Unauthorised: They have no key or token, or none that is known.
+    """
+    offered: list[str] = websocket.scope.get("subprotocols", [])
+    bearer = next((name for name in offered if name.startswith(BEARER_PROTOCOL)), None)
+    answered = PROTOCOL if PROTOCOL in offered else bearer
+    websocket.scope[SUBPROTOCOL] = answered
+    credential = bearer_of(websocket.headers) or (bearer.removeprefix(BEARER_PROTOCOL) if bearer else None)
+    if credential is None and (token := websocket.query_params.get("token")):
+        return guard.identify(token, takes_keys=False), answered
+    return guard.identify(credential), answered
+
+
+async def _refuse(websocket: WebSocket, error: ServiceError) -> None:
+    """Say why a stream may not come in: a browser is told nothing of an upgrade that is refused."""
+    if isinstance(error, Unavailable):  # a drain that began meanwhile
+        await websocket.send_denial_response(error_response(error))
+        return
+    channel = SocketChannel(websocket)
+    message = ErrorMessage(**error_body(error).model_dump(), fatal=True)
+    with suppress(OSError, TimeoutError):
+        await websocket.accept(websocket.scope.get(SUBPROTOCOL))
+        await channel.send(message)
+        await channel.close(error.close_code, error.code)
 
 
 @router.get("/v1/stream", include_in_schema=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping
 from contextlib import aclosing
@@ -24,6 +25,7 @@ from service.errors import InvalidParameter, ServiceError
 from service.streaming.messages import ServerMessage, Start
 
 DEFAULT_URL = "http://127.0.0.1:8000"
+API_KEY_VARIABLE = "SONOTAG_API_KEY"
 DEFAULT_TIMEOUT_SECONDS = 600.0
 """How long a server may be silent while it scores a clip: one of two hours takes minutes on a small machine."""
 CONNECT_SECONDS = 10.0
@@ -53,25 +55,27 @@ class AsyncClient:
 
     Args:
         url: Where it is; with a path, where a proxy serves it under one.
+        api_key: Sent where the service asks for one; that of the environment (SONOTAG_API_KEY) when it is not given.
         headers: Sent with everything, such as what a proxy asks for.
         retry: When requests are repeated.
         timeout_seconds: How long the server may be silent before a request has failed.
 
     Raises:
-        InvalidParameter: The address is none of HTTP.
+        InvalidParameter: The address is none of HTTP, or the key is none.
     """
 
     def __init__(
         self,
         url: str = DEFAULT_URL,
         *,
+        api_key: str | None = None,
         headers: Mapping[str, str] | None = None,
         retry: Retry | None = None,
         timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS,
     ) -> None:
         check_address(url)
         self._url = url.rstrip("/")
-        self._headers = dict(headers or {})
+        self._headers = {**_authorization(api_key), **(headers or {})}
         self._retry = retry or Retry()
         timeout = httpx.Timeout(timeout_seconds, connect=CONNECT_SECONDS, pool=None)
         self._http = httpx.AsyncClient(headers=self._headers, timeout=timeout)
@@ -243,6 +247,15 @@ class AsyncClient:
             return kind.model_validate_json(response.content)
         except pydantic.ValidationError as error:
             raise BadAnswer(f"{self._url} answers {response.status_code}, but not as a Sonotag does") from error
+
+
+def _authorization(api_key: str | None) -> dict[str, str]:
+    key = (os.environ.get(API_KEY_VARIABLE, "") if api_key is None else api_key).strip()
+    if not key:
+        return {}
+    if not (key.isascii() and key.isprintable()) or " " in key:
+        raise InvalidParameter("the API key has characters that no key has", param="api_key")
+    return {"Authorization": f"Bearer {key}"}
 
 
 def check_address(url: str) -> None:

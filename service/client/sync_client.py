@@ -29,23 +29,25 @@ class Client:
 
     Args:
         url: See `AsyncClient`, as for the rest.
+        api_key: Sent where the service asks for one.
         headers: Sent with everything.
         retry: When requests are repeated.
         timeout_seconds: How long the server may be silent before a request has failed.
 
     Raises:
-        InvalidParameter: The address is none of HTTP.
+        InvalidParameter: The address is none of HTTP, or the key is none.
     """
 
     def __init__(
         self,
         url: str = DEFAULT_URL,
         *,
+        api_key: str | None = None,
         headers: Mapping[str, str] | None = None,
         retry: Retry | None = None,
         timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS,
     ) -> None:
-        self._client = AsyncClient(url, headers=headers, retry=retry, timeout_seconds=timeout_seconds)
+        self._client = AsyncClient(url, api_key=api_key, headers=headers, retry=retry, timeout_seconds=timeout_seconds)
         self._loop = asyncio.new_event_loop()
         # A program that forgets to close it can end all the same.
         self._thread = threading.Thread(target=self._loop.run_forever, name="sonotag-client", daemon=True)

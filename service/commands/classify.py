@@ -20,7 +20,7 @@ import pydantic
 
 from service import exit_codes
 from service.answers import ClassifyQuery, ClipAnswer, ErrorBody, error_body
-from service.client import AsyncClient, BadAnswer, Unreachable
+from service.client import BadAnswer, Unreachable
 from service.client.async_client import DEFAULT_CONCURRENCY
 from service.commands.answer_file import JSON_SUFFIXES, SUFFIXES, check_output, open_answers
 from service.commands.clip_output import ClipOutput, CsvOutput, JsonOutput, TableOutput
@@ -28,10 +28,10 @@ from service.commands.clip_work import ClipWork, RemoteWork, open_local_work
 from service.commands.local_engine import add_engine_flags, ending_at_once
 from service.commands.progress import ProgressBar
 from service.commands.query_flags import add_query_flags, query_items
-from service.commands.remote import add_url_flag, check_url_flags
+from service.commands.remote import add_url_flag, check_url_flags, open_client
 from service.commands.setting_flags import read_settings
 from service.commands.sound_files import STANDARD_INPUT, SoundFile, find_sound_files
-from service.errors import InvalidParameter, NotFound, ServiceError
+from service.errors import Forbidden, InvalidParameter, NotFound, ServiceError, Unauthorised
 from service.postprocess.scores import Aggregation
 from service.settings import Settings
 from service.validation import parameter_error
@@ -182,7 +182,7 @@ async def _classify(
     if args.url is None:
         async with open_local_work(query, settings) as work:
             return await _write_answers(files, work, sink, bar, args.jobs or CONCURRENCY)
-    async with AsyncClient(args.url) as client:
+    async with open_client(args) as client:
         work = RemoteWork(client, query, is_watched=bar.is_shown)
         return await _write_answers(files, work, sink, bar, args.jobs or DEFAULT_CONCURRENCY)
 
@@ -241,7 +241,7 @@ def _concerns_all(error: ServiceError) -> bool:
     """Return whether a service says of one file what it would say of every one."""
     if isinstance(error, (InvalidParameter, NotFound)):
         return error.param not in ("channel", "timeline", None)  # which a file lacks, or which is too long for one answer
-    return isinstance(error, (Unreachable, BadAnswer))
+    return isinstance(error, (Unreachable, BadAnswer, Unauthorised, Forbidden))
 
 
 def _print(bar: ProgressBar, text: str) -> None:

@@ -21,7 +21,6 @@ from typing import get_args
 
 from service import exit_codes
 from service.audio.formats import ENCODINGS, RawFormat
-from service.client import AsyncClient
 from service.commands.device_list import print_devices
 from service.commands.listen_local import LocalChannel
 from service.commands.listen_network import DEFAULT_GIVE_UP_SECONDS, is_address, open_network
@@ -30,7 +29,7 @@ from service.commands.listen_sources import Source, open_file, open_pipe
 from service.commands.local_engine import add_engine_flags, ending_at_once, open_engine, open_pool
 from service.commands.microphone import Microphone, find_microphone, list_devices, load_backend, open_microphone
 from service.commands.query_flags import add_query_flags, query_items
-from service.commands.remote import add_url_flag, check_url_flags, until_stopped
+from service.commands.remote import add_url_flag, check_url_flags, open_client, until_stopped
 from service.commands.setting_flags import read_settings
 from service.commands.sound_files import STANDARD_INPUT, is_pipe
 from service.engine import Engine
@@ -214,7 +213,7 @@ async def _listen_remotely(
     async with (
         open_pool(settings) as engine,
         _open_source(args, engine, microphone) as source,
-        AsyncClient(args.url) as client,
+        open_client(args) as client,
     ):
         start = parse_query(source.query + _choices(args, source))
         _on_first_signal(stopped.set)

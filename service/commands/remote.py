@@ -6,8 +6,9 @@ import argparse
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import suppress
+from pathlib import Path
 
-from service.client.async_client import check_address
+from service.client.async_client import API_KEY_VARIABLE, AsyncClient, check_address
 from service.client.sounds import Frame
 from service.commands.local_engine import ENGINE_SETTINGS
 from service.commands.setting_flags import PREFIX
@@ -23,6 +24,11 @@ def add_url_flag(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--url", metavar="URL", help="ask the service at this address, http://HOST:PORT, and load no model here"
     )
+    parser.add_argument(
+        "--api-key-file",
+        metavar="FILE",
+        help=f"a file with the API key for --url. Default: the variable {API_KEY_VARIABLE}; never a flag, which others can see",
+    )
 
 
 def check_url_flags(args: argparse.Namespace) -> None:
@@ -32,11 +38,29 @@ def check_url_flags(args: argparse.Namespace) -> None:
         InvalidParameter: There is such a flag, or the address is none.
     """
     if args.url is None:
+        if args.api_key_file is not None:
+            raise InvalidParameter("--api-key-file goes with --url: nothing is asked for a key here")
         return
     for name in ENGINE_SETTINGS:
         if name not in _HERE_TOO and getattr(args, PREFIX + name) is not None:
             raise InvalidParameter(f"{flag_of(name)} is the service's own business: leave it out beside --url")
     check_address(args.url)
+
+
+def open_client(args: argparse.Namespace) -> AsyncClient:
+    """Return the client for `--url`, with its key.
+
+    Raises:
+        InvalidParameter: The key's file cannot be read, or has no key in it.
+    """
+    if args.api_key_file is None:
+        return AsyncClient(args.url)
+    try:
+        key = Path(args.api_key_file).read_text(encoding="ascii").strip()
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is no text of a key"
+        raise InvalidParameter(f"--api-key-file is {args.api_key_file!r}: {reason}") from error
+    return AsyncClient(args.url, api_key=key)
 
 
 async def until_stopped(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 from collections.abc import Iterable
+from typing import Any
 
 from service.logs import configure_logging
 from service.settings import Settings, describe_range
@@ -27,7 +28,10 @@ def add_setting_flags(parser: argparse.ArgumentParser, names: Iterable[str] | No
         default = format_value(info.get_default(call_default_factory=True))
         shown = "" if is_secret(name) or not default else f" Default: {default}."
         text = f"{info.description} {variable_of(name)}, {describe_range(name)}.{shown}"
-        group.add_argument(flag_of(name), dest=PREFIX + name, metavar=name.split("_")[-1].upper(), help=text.replace("%", "%%"))
+        metavar = name.split("_")[-1].upper()
+        # `--insecure` alone is true.
+        switch: dict[str, Any] = {"nargs": "?", "const": "true"} if info.annotation is bool else {}
+        group.add_argument(flag_of(name), dest=PREFIX + name, metavar=metavar, help=text.replace("%", "%%"), **switch)
 
 
 def read_settings(args: argparse.Namespace, *, quiet: bool = False) -> Settings:

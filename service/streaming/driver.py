@@ -18,6 +18,7 @@ from service.errors import InferenceFailed, ServiceError
 from service.inference.batcher import model_laps
 from service.inference.policy import Priority
 from service.inference.runner import Int16Array
+from service.meter import UNMETERED, Meter
 from service.settings import Settings
 from service.streaming.actions import Action, Close, Dropped, FinishAudio, Infer, Send
 from service.streaming.messages import Limits, ServerMessage, Stop, Tags
@@ -73,14 +74,16 @@ class StreamDriver:
         engine: The models, a pool, a clock and who watches; its catalog is loaded.
         channel: The other side.
         session_id: Of this stream.
+        meter: Counts its sound against whoever sends it.
 
     Attributes:
         session: What decides.
         close_code: How the stream was closed; None until it is, and where the other side is gone.
     """
 
-    def __init__(self, engine: Engine, channel: Channel, session_id: str) -> None:
+    def __init__(self, engine: Engine, channel: Channel, session_id: str, meter: Meter = UNMETERED) -> None:
         self._engine = engine
+        self._meter = meter
         self._channel = channel
         self._catalog = engine.catalog
         self._clock = engine.clock
@@ -265,6 +268,7 @@ class StreamDriver:
                 if block is None:
                     break
                 self._engine.metrics.audio_received("stream", len(block) / rate)
+                await self._meter.take(len(block) / rate)
                 self._perform(self.session.receive_audio, block, arrived_at, self._clock())
                 await self._until_readable()
         except ServiceError as error:

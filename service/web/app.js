@@ -1,5 +1,6 @@
 // The page: connects its parts.
 
+import { setKey } from "./access.js";
 import { loadLabels, loadModels } from "./catalogue.js";
 import { detectEvents } from "./detector.js";
 import { EventList } from "./eventlist.js";
@@ -105,7 +106,24 @@ const listener = {
     note(`Some sound was not scored: ${why}.`);
   },
   onNote: note,
+  onKey: askForKey,
 };
+
+/** Shows the field for the API key, and resolves when one was given. */
+function askForKey(message) {
+  page.access.hidden = false;
+  page.reason.textContent = message;
+  page.key.focus();
+  return new Promise((resolve) => {
+    page.access.onsubmit = (event) => {
+      event.preventDefault();
+      setKey(page.key.value.trim());
+      page.key.value = "";
+      page.access.hidden = true;
+      resolve();
+    };
+  });
+}
 
 async function listen(opening) {
   if (stream || !page.setup.reportValidity()) return;
@@ -184,7 +202,10 @@ async function copy(kind) {
 
 connectControls();
 page.config.textContent = eventsJson(bench.config);
-models = await loadModels((message) => say("waiting", message));
+models = await loadModels((message) => say("waiting", message), (message) => {
+  say("problem", "The server wants an API key.");
+  return askForKey(message);
+});
 page.model.replaceChildren(...models.map(({ name }) => new Option(name, name)));
 say("ended", "Ready to listen.");
 setBusy(false);

@@ -1,22 +1,24 @@
 // What the server serves.
 
-import { ROOT, whyRefused } from "./stream.js";
+import { getJson, KeyWanted } from "./access.js";
+import { whyRefused } from "./stream.js";
 
 const RETRY_MS = 2000;
 
-async function getJson(path) {
-  const answer = await fetch(new URL(path, ROOT));
-  if (!answer.ok) throw new Error(`status ${answer.status}`);
-  return answer.json();
-}
-
-/** Returns the models, the default one first; asks until the server answers, and says each time why it does not. */
-export async function loadModels(onWait) {
+/**
+ * Returns the models, the default one first; asks until the server answers, and says each time why it does not.
+ * `onKey(message)` is asked for a key where the server wants one, and resolves when there is another.
+ */
+export async function loadModels(onWait, onKey) {
   for (;;) {
     try {
       const { models } = await getJson("v1/models");
       return models.sort((a, b) => Number(b.default) - Number(a.default));
-    } catch {
+    } catch (error) {
+      if (error instanceof KeyWanted) {
+        await onKey(error.message);
+        continue;
+      }
       onWait(`${await whyRefused()} Asking again…`);
       await new Promise((resolve) => { setTimeout(resolve, RETRY_MS); });
     }

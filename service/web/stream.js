@@ -1,5 +1,6 @@
 // One live stream over /v1/stream that comes back by itself. Times are seconds on the page's axis: 0 is the source's first sample.
 
+import { KeyWanted, streamProtocols } from "./access.js";
 import { toInt16 } from "./sources.js";
 
 export const ROOT = new URL("../", import.meta.url);
@@ -25,7 +26,7 @@ export class LiveStream {
   /**
    * `source`: see sources.js. `query`: of the upgrade, without the format. `answered()`: up to where there are scores, in
    * seconds. `listener` has onState(phase, message), onReady(message), onTags(message, base), onPiece(samples, time),
-   * onLost(seconds, why), onNote(text).
+   * onLost(seconds, why), onNote(text), onKey(message) where the server wants an API key, or another one.
    */
   constructor(source, query, answered, listener) {
     this.source = source;
@@ -39,14 +40,24 @@ export class LiveStream {
   }
 
   /** Connects, and starts the source once the server is ready. */
-  open() {
+  async open() {
     this.#state("connecting", this.#failures ? "Connecting again…" : "Connecting…");
     this.#error = null;
     this.#isReady = false;
+    let protocols;
+    try {
+      protocols = await streamProtocols();
+    } catch (error) {
+      if (this.#isOver) return;
+      if (error instanceof KeyWanted) this.#wantKey(error.message);
+      else this.#comeBack(await whyRefused());
+      return;
+    }
+    if (this.#isOver) return;
     const url = new URL("v1/stream", ROOT);
     url.protocol = url.protocol.replace("http", "ws");
     url.search = new URLSearchParams({ ...this.query, encoding: "s16le", sample_rate: this.source.sampleRate });
-    const socket = new WebSocket(url);
+    const socket = new WebSocket(url, protocols);
     socket.onmessage = ({ data }) => this.#receive(JSON.parse(data));
     socket.onclose = ({ code }) => this.#closed(code);
     this.#socket = socket;
@@ -130,8 +141,13 @@ export class LiveStream {
     this.#isOver = true;
     for (const timer of this.#timers) clearTimeout(timer);
     this.source.stop();
-    this.#socket.close();
+    this.#socket?.close();
     this.#state("ended", message);
+  }
+
+  #wantKey(message) {
+    this.#end(`Ended by the server: ${message}`);
+    this.listener.onKey(message);
   }
 
   async #closed(code) {
@@ -142,6 +158,8 @@ export class LiveStream {
     if (this.source.canWait) this.source.hold();
     if (code === 1000 || this.#isStopping) {
       this.#end("Done.");
+    } else if (code === 4401) {
+      this.#wantKey(this.#error?.message ?? "it wants an API key");
     } else if (this.#error ? !this.#error.retryable && FINAL_CODES.has(code) : FINAL_CODES.has(code)) {
       this.#end(`Ended by the server: ${this.#error?.message ?? `code ${code}`}`);
     } else {

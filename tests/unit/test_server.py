@@ -11,6 +11,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
 from service import exit_codes
+from service.api.forwarded import ForwardedHeaders
 from service.errors import SettingsError
 from service.server import make_config
 from service.settings import Settings
@@ -134,7 +135,7 @@ def test_a_host_that_is_none_is_named() -> None:
     with pytest.raises(SettingsError, match=r"SONOTAG_HOST is .no\.such\.host\.invalid."):
         listen(settings(host="no.such.host.invalid"))
     with pytest.raises(SettingsError, match=r"cannot listen on 192\.0\.2\.1"):
-        listen(settings(host="192.0.2.1", port="0"))
+        listen(settings(host="192.0.2.1", port="0", insecure="true"))
 
 
 @pytest.mark.parametrize(
@@ -142,7 +143,7 @@ def test_a_host_that_is_none_is_named() -> None:
     [("127.0.0.1", "http://127.0.0.1:{}", "http://127.0.0.1:{}"), ("0.0.0.0", "http://0.0.0.0:{}", "http://127.0.0.1:{}")],
 )
 def test_the_printed_command_reaches_the_service(host: str, url: str, curl: str) -> None:
-    wanted = settings(host=host, port="0")
+    wanted = settings(host=host, port="0", insecure="true")
     sockets = listen(wanted)
     try:
         port = sockets[0].getsockname()[1]
@@ -210,5 +211,11 @@ def test_websockets_are_set_up_for_sound() -> None:
 
 
 def test_forwarded_headers_are_believed_by_setting() -> None:
-    assert make_config(create_app(settings()), settings()).forwarded_allow_ips == "127.0.0.1,::1"
-    assert make_config(create_app(settings()), settings(forwarded_allow_ips="10.0.0.0/8")).forwarded_allow_ips == "10.0.0.0/8"
+    def proxies(wanted: Settings) -> ForwardedHeaders:
+        app = make_config(create_app(wanted), wanted).app
+        assert isinstance(app, ForwardedHeaders)
+        return app
+
+    assert [proxies(settings()).believes(address) for address in ("127.0.0.1", "::1", "10.1.2.3")] == [True, True, False]
+    assert proxies(settings(forwarded_allow_ips="10.0.0.0/8")).believes("10.1.2.3")
+    assert not proxies(settings(forwarded_allow_ips="10.0.0.0/8")).believes("127.0.0.1")

@@ -1,0 +1,87 @@
+"""Asking for quotas: in this process, and a block of sound at a time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Final
+
+from service.access.keys import Limits
+from service.access.quotas import QuotaLedger, Quotas
+
+BLOCK_SECONDS: Final = 10.0
+"""So much sound is set aside at once: a live stream asks every ten seconds."""
+SLACK_SECONDS: Final = 0.001
+"""A clip that was resampled may be a sample longer than it said."""
+
+
+class LocalQuotas:
+    """Counts in this process: `Quotas` of a service with one worker.
+
+    Args:
+        clock: Seconds, rising.
+    """
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._ledger = QuotaLedger()
+        self._clock = clock
+
+    async def admit_request(self, key: str, limits: Limits) -> None:
+        """See `Quotas`."""
+        self._ledger.admit_request(key, limits, self._clock())
+
+    async def open_stream(self, key: str, limits: Limits, lease: str) -> None:
+        """See `Quotas`."""
+        self._ledger.open_stream(key, limits, 0, lease)
+
+    async def close_stream(self, key: str, lease: str) -> None:
+        """See `Quotas`."""
+        self._ledger.close_stream(key, 0, lease)
+
+    async def reserve_audio(self, key: str, limits: Limits, seconds: float, minimum: float) -> float:
+        """See `Quotas`."""
+        return self._ledger.reserve_audio(key, limits, seconds, minimum, self._clock())
+
+    async def return_audio(self, key: str, seconds: float) -> None:
+        """See `Quotas`."""
+        self._ledger.return_audio(key, seconds)
+
+
+class AudioMeter:
+    """A `service.meter.Meter` on a key's sound: it sets aside a block at a time and counts it down here. Any number of tasks
+    may call it.
+
+    Args:
+        quotas: Who counts.
+        key: Whose sound.
+        limits: What the key is held to.
+    """
+
+    def __init__(self, quotas: Quotas, key: str, limits: Limits) -> None:
+        self._quotas = quotas
+        self._key = key
+        self._limits = limits
+        self._left = 0.0
+        # One at a time: another one would set aside what this one is about to leave.
+        self._turn = asyncio.Lock()
+
+    async def require(self, seconds: float) -> None:
+        """See `Meter`."""
+        async with self._turn:
+            await self._require(seconds)
+
+    async def take(self, seconds: float) -> None:
+        """See `Meter`."""
+        async with self._turn:
+            await self._require(seconds)
+            self._left -= seconds
+
+    async def _require(self, seconds: float) -> None:
+        if (lacking := seconds - self._left) > SLACK_SECONDS:
+            self._left += await self._quotas.reserve_audio(self._key, self._limits, max(lacking, BLOCK_SECONDS), lacking)
+
+    async def close(self) -> None:
+        """Give back what was not used."""
+        left, self._left = self._left, 0.0
+        if left > 0:
+            await self._quotas.return_audio(self._key, left)

@@ -1,0 +1,101 @@
+"""The door of REST: an ASGI layer around every request that asks `service.access.guard` before anything else is done.
+
+Websockets are asked in `service.api.websocket`, since what refuses them has to be told in a message.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from fastapi import Request, Security
+from fastapi.security import HTTPBearer
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from service.access.guard import ANYBODY, NEEDED, PUBLIC, Caller
+from service.access.origins import Asked
+from service.api.error_handlers import error_response
+from service.api.forwarded import FORWARDED_HOST
+from service.api.middleware import ROUTE, route_path
+from service.errors import NotFound, ServiceError
+from service.logs import log_refusal
+from service.services import Services
+
+CALLER = "sonotag.caller"
+"""The key of a request's scope for who asks."""
+HEALTH = "/health/"
+"""Probes ask for a pod or container by whatever it is called; what they are told is no secret."""
+BEARER = "bearer "
+SECURITY = [Security(HTTPBearer(auto_error=False, description="An API key or a token, where the service has keys."))]
+"""Says in the OpenAPI description what the door does; it asks nothing itself."""
+
+
+def asked_of(scope: Scope, headers: Mapping[str, str]) -> Asked:
+    """Return what a connection says of where it comes from and where to."""
+    return Asked(
+        scheme=scope["scheme"],
+        host=headers.get("host"),
+        forwarded_host=scope.get(FORWARDED_HOST),
+        origin=headers.get("origin"),
+    )
+
+
+def bearer_of(headers: Mapping[str, str]) -> str | None:
+    """Return the credential of a header `Authorization: Bearer ...`."""
+    value = headers.get("authorization", "")
+    return value[len(BEARER) :].strip() if value.lower().startswith(BEARER) else None
+
+
+def caller_of(request: Request) -> Caller:
+    """Return who asks; the door has let them in."""
+    caller = request.scope[CALLER]
+    assert isinstance(caller, Caller)
+    return caller
+
+
+class Admission:
+    """Lets requests in, or answers them. Pure ASGI, and before the body is read.
+
+    Args:
+        app: What is wrapped.
+        services: The guard and the clock.
+    """
+
+    def __init__(self, app: ASGIApp, services: Services) -> None:
+        self._app = app
+        self._services = services
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one connection."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started = self._services.clock()
+        headers = Headers(scope=scope)
+        path = route_path(scope)
+        scope[CALLER] = ANYBODY
+        try:
+            if not path.isprintable():
+                # A route's pattern also takes a line feed after its end, the tables of the guard do not.
+                raise NotFound("Not Found: the path has characters that are in none of ours")
+            if not path.startswith(HEALTH):
+                self._services.guard.check_browser(asked_of(scope, headers))
+            if self._services.guard.is_closed(path):
+                raise NotFound(f"Not Found: {scope['method']} {path}")
+            await self._authorise(scope, headers, path)
+        except ServiceError as error:
+            if path in NEEDED or path in PUBLIC:
+                scope[ROUTE] = path
+            seconds = self._services.clock() - started
+            log_refusal(scope[CALLER].name, error.code, seconds)
+            await error_response(error)(scope, receive, send)
+            return
+        await self._app(scope, receive, send)
+
+    async def _authorise(self, scope: Scope, headers: Mapping[str, str], path: str) -> None:
+        guard = self._services.guard
+        if guard.is_public(path):
+            return
+        scope[CALLER] = caller = guard.identify(bearer_of(headers))
+        guard.authorise(caller, path)
+        await guard.count_request(caller)
