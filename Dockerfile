@@ -41,6 +41,8 @@ ENV PATH="/opt/sonotag/bin:$PATH" \
 # By number, so that an orchestrator can see that it is not root.
 USER 10001:10001
 WORKDIR /tmp
+# It listens for everybody and does not start unless it has API keys (SONOTAG_API_KEYS_FILE) or is told to do without
+# (SONOTAG_INSECURE=true).
 EXPOSE 8000
 # Loading takes seconds; while it drains it is not ready, and so unhealthy, which is what a balancer should see.
 HEALTHCHECK --interval=10s --timeout=5s --start-period=60s --retries=3 \

@@ -79,8 +79,9 @@ def run_inside(image: Image, command: Sequence[str], **environ: str) -> subproce
 
 @contextmanager
 def serving(image: Image, **environ: str) -> Iterator[ServiceProcess]:
-    """Start the image's own command, as its user, on a free port."""
-    command = inside(image, [*image.entrypoint, *image.command], {"SONOTAG_PORT": "0", "SONOTAG_LOG_FORMAT": "text"} | environ)
+    """Start the image's own command, as its user, on a free port, for everybody."""
+    given = {"SONOTAG_PORT": "0", "SONOTAG_LOG_FORMAT": "text", "SONOTAG_INSECURE": "true"} | environ
+    command = inside(image, [*image.entrypoint, *image.command], given)
     with running_command(command, environ={"PATH": os.environ["PATH"]}, cwd=Path("/")) as service:
         yield service
 
@@ -122,7 +123,7 @@ def test_nothing_of_the_image_can_be_written_but_what_is_a_tmpfs(image: Image) -
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_it_serves_its_bundle_is_healthy_and_drains(image: Image, workers: str) -> None:
     if image.environ["SONOTAG_PROVIDER"] == "cuda":
-        done = run_inside(image, [*image.entrypoint, *image.command], SONOTAG_PORT="0")
+        done = run_inside(image, [*image.entrypoint, *image.command], SONOTAG_PORT="0", SONOTAG_INSECURE="true")
         assert done.returncode == exit_codes.START
         assert "CUDA cannot be had" in done.stderr
     with serving(image, SONOTAG_WORKERS=workers, SONOTAG_PROVIDER="cpu") as service:
@@ -138,6 +139,13 @@ def test_it_serves_its_bundle_is_healthy_and_drains(image: Image, workers: str) 
         assert stop(service) == exit_codes.OK, service.stderr
         assert "drain is complete" in service.stderr
         assert run_inside(image, image.healthcheck, SONOTAG_PORT=port).returncode == 1
+
+
+def test_without_keys_it_does_not_start_unless_it_is_told_to(image: Image) -> None:
+    done = run_inside(image, [*image.entrypoint, *image.command], SONOTAG_PROVIDER="cpu")
+    assert done.returncode == exit_codes.START
+    assert "SONOTAG_API_KEYS_FILE" in done.stderr
+    assert "SONOTAG_INSECURE=true" in done.stderr
 
 
 def test_other_commands_are_named_instead_of_serve(image: Image) -> None:

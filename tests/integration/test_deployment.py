@@ -312,8 +312,35 @@ def test_a_pod_is_confined_and_may_drain() -> None:
     assert user == (str(pod["securityContext"]["runAsUser"]), str(pod["securityContext"]["runAsGroup"]))
     assert container["securityContext"]["readOnlyRootFilesystem"] is True
     mounted = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
-    assert set(mounted.values()) == {"/tmp", "/run/sonotag"}
-    assert {volume["name"] for volume in pod["volumes"] if volume["emptyDir"]["medium"] == "Memory"} == mounted.keys()
+    assert set(mounted.values()) == {"/tmp", "/run/sonotag", "/etc/sonotag"}
+    memory = {volume["name"] for volume in pod["volumes"] if volume.get("emptyDir", {}).get("medium") == "Memory"}
+    assert memory == {"tmp", "run"}
+
+
+def test_a_pod_has_its_keys_from_a_secret_and_is_open_to_nobody_else() -> None:
+    pod = read_manifest("deployment.yaml")["spec"]["template"]["spec"]
+    [container] = pod["containers"]
+    environ = {variable["name"]: variable["value"] for variable in container["env"]}
+    [keys] = [volume for volume in pod["volumes"] if "secret" in volume]
+    [mount] = [mount for mount in container["volumeMounts"] if mount["name"] == keys["name"]]
+    files = {environ[name] for name in ("SONOTAG_API_KEYS_FILE", "SONOTAG_TOKEN_SECRET_FILE")}
+    assert {str(Path(file).parent) for file in files} == {mount["mountPath"]}
+    assert "SONOTAG_INSECURE" not in environ
+    # Its own user reads it by its group, and nobody else does.
+    assert (keys["secret"]["defaultMode"], pod["securityContext"]["fsGroup"]) == (0o440, 10001)
+    said = (KUBERNETES / "kustomization.yaml").read_text()
+    assert f"create secret generic {keys['secret']['secretName']} " in said
+    assert all(f"--from-file={Path(file).name}" in said for file in files)
+    assert pod["enableServiceLinks"] is False, "a Service called sonotag would set SONOTAG_PORT"
+
+
+def test_the_image_asks_for_keys_and_the_compose_file_does_without_on_this_machine() -> None:
+    stages = read_stages((REPOSITORY / "Dockerfile").read_text())
+    assert not [line for _, lines in stages.values() for line in lines if "INSECURE" in line and not line.startswith("#")]
+    for name in ("sonotag-cpu", "sonotag-gpu"):
+        service = read_compose()["services"][name]
+        assert service["environment"]["SONOTAG_INSECURE"] == "true"
+        assert read_ports(service) == ["127.0.0.1"]
 
 
 def test_the_probes_ask_what_is_there() -> None:

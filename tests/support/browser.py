@@ -66,14 +66,15 @@ class LivePage:
     Args:
         driver: The browser.
         url: The service's address.
+        is_locked: Whether it wants an API key first.
     """
 
-    def __init__(self, driver: webdriver.Chrome, url: str) -> None:
+    def __init__(self, driver: webdriver.Chrome, url: str, *, is_locked: bool = False) -> None:
         self.driver = driver
         driver.get("about:blank")
         self.console_errors()  # what the page before said to the end
         driver.get(url + "/")
-        self.wait_for(lambda: self.find("microphone").is_enabled())
+        self.wait_for(lambda: self.find("key").is_displayed() if is_locked else self.find("microphone").is_enabled())
 
     def find(self, name: str) -> WebElement:
         """Return the element with an id."""

@@ -1,0 +1,64 @@
+"""The live page of a service with API keys, in a real browser: it asks for one, streams with tokens, and tells nobody."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from selenium import webdriver
+
+from tests.support.browser import LivePage
+from tests.support.keys import add_key, remove_key
+from tests.support.process import running
+
+
+def give_key(page: LivePage, key: str) -> None:
+    page.find("key").send_keys(key)
+    page.find("access").submit()
+
+
+def test_the_page_asks_for_a_key_and_streams_with_tokens_made_with_it(browser: webdriver.Chrome, tmp_path: Path) -> None:
+    path = tmp_path / "keys.json"
+    key, clips = add_key(path, "page", "stream"), add_key(path, "clips", "classify")
+    with running("tests.support.fake_server", environ={"SONOTAG_API_KEYS_FILE": str(path)}, cwd=tmp_path) as server:
+        page = LivePage(browser, server.wait_ready(), is_locked=True)
+        assert page.text("status") == "The server wants an API key."
+        give_key(page, "sonotag_00000000_wrong")
+        page.wait_for(lambda: "not known here" in page.text("reason"))
+        give_key(page, clips)
+        page.wait_for(lambda: page.find("microphone").is_enabled())
+        page.find("microphone").click()
+        page.wait_for(lambda: "needs a key for it" in page.text("reason"))
+        give_key(page, key)
+        page.find("microphone").click()
+        page.wait_for(lambda: page.scored_seconds >= 1)
+        assert page.run("return [...Object.values(localStorage), document.cookie, location.href].join()").find(key) < 0
+        page.find("stop").click()
+        page.wait_for_phase("ended")
+        remove_key(path, "page")
+        page.wait_for(lambda: page.run("return (await fetch('v1/labels')).status") == 401)
+        page.find("microphone").click()
+        page.wait_for(lambda: "not known here, or no longer" in page.text("reason"))
+        # A browser tells of every answer that is no success; of its policies it has nothing to tell.
+        assert [line for line in page.console_errors() if "40" not in line] == []
+        assert server.end_cleanly() == 0
+        assert key not in server.stderr
+        assert "eyJ" not in server.stderr, "a token"
+
+
+def test_a_page_elsewhere_is_told_that_it_may_not_stream(browser: webdriver.Chrome, tmp_path: Path) -> None:
+    """A page without an origin or policy, as anybody can make one, on a service without keys."""
+    with running("tests.support.fake_server", cwd=tmp_path) as server:
+        url = server.wait_ready()
+        browser.get("data:text/html,<title>elsewhere</title>")
+        target = url.replace("http", "ws", 1) + "/v1/stream?encoding=s16le&sample_rate=16000"
+        told = browser.execute_async_script(TRY_STREAM, target)
+        assert told == ["error forbidden_origin", "close 4403"]
+
+
+TRY_STREAM = """
+  const [target, done] = arguments;
+  const told = [];
+  const socket = new WebSocket(target);
+  socket.onmessage = ({ data }) => told.push(`${JSON.parse(data).type} ${JSON.parse(data).code}`);
+  socket.onclose = ({ code }) => done([...told, `close ${code}`]);
+"""
