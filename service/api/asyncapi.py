@@ -32,7 +32,8 @@ _ABOUT: Final = (
     "Live sound in, tags and events out. Binary frames are sound and nothing else, text frames are JSON objects with a `type`. "
     "The configuration comes in the query string, in a first `start`, or in both; what is given twice must be the same. The "
     "upgrade is refused with 503 and Retry-After when the service is full, drains or is not ready; anything else that is wrong "
-    "is told by an `error` before the close."
+    "is told by an `error` before the close. Where the service has keys, one is sent as `Authorization: Bearer`, by browsers "
+    "as the subprotocol `sonotag.bearer.` with it, or as `token` a token of POST /v1/tokens."
 )
 
 
@@ -181,4 +182,5 @@ def _query_schema() -> Schema:
     """Return the query string's fields: those of `start`, in words, since everything in it is text."""
     properties: Schema = {name: {"type": "string"} for name in Start.model_fields if name not in {"type", "labels", "exclude"}}
     repeated = {"type": "array", "items": {"type": "string"}, "description": "Repeatable, one exact label or id each."}
-    return {"type": "object", "properties": properties | {"labels": repeated, "exclude": repeated}}
+    token = {"type": "string", "description": "Of POST /v1/tokens, where the service has API keys."}
+    return {"type": "object", "properties": properties | {"labels": repeated, "exclude": repeated, "token": token}}

@@ -1,6 +1,6 @@
 // The page: connects its parts.
 
-import { setKey } from "./access.js";
+import { KeyWanted, setKey } from "./access.js";
 import { loadLabels, loadModels } from "./catalogue.js";
 import { detectEvents } from "./detector.js";
 import { EventList } from "./eventlist.js";
@@ -138,6 +138,7 @@ async function listen(opening) {
   } catch (error) {
     setBusy(false);
     say("problem", error.message);
+    if (error instanceof KeyWanted) askForKey(error.message);
     return;
   }
   history = new ScoreHistory(labels, model.sample_rate);

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 from selenium import webdriver
@@ -45,14 +47,34 @@ def test_the_page_asks_for_a_key_and_streams_with_tokens_made_with_it(browser: w
         assert "eyJ" not in server.stderr, "a token"
 
 
+class Elsewhere(BaseHTTPRequestHandler):
+    """An empty page without any policy, as anybody can put somewhere."""
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
 def test_a_page_elsewhere_is_told_that_it_may_not_stream(browser: webdriver.Chrome, tmp_path: Path) -> None:
-    """A page without an origin or policy, as anybody can make one, on a service without keys."""
-    with running("tests.support.fake_server", cwd=tmp_path) as server:
-        url = server.wait_ready()
-        browser.get("data:text/html,<title>elsewhere</title>")
-        target = url.replace("http", "ws", 1) + "/v1/stream?encoding=s16le&sample_rate=16000"
-        told = browser.execute_async_script(TRY_STREAM, target)
-        assert told == ["error forbidden_origin", "close 4403"]
+    """On a service without keys; another port is another origin."""
+    with (
+        running("tests.support.fake_server", cwd=tmp_path) as server,
+        ThreadingHTTPServer(("127.0.0.1", 0), Elsewhere) as elsewhere,
+    ):
+        thread = threading.Thread(target=elsewhere.serve_forever)
+        thread.start()
+        try:
+            browser.get(f"http://127.0.0.1:{elsewhere.server_port}/")
+            target = server.wait_ready().replace("http", "ws", 1) + "/v1/stream?encoding=s16le&sample_rate=16000"
+            assert browser.execute_async_script(TRY_STREAM, target) == ["error forbidden_origin", "close 4403"]
+        finally:
+            browser.get("about:blank")
+            elsewhere.shutdown()
+            thread.join()
 
 
 TRY_STREAM = """

@@ -234,7 +234,7 @@ def test_what_a_client_may_not_say_is_not_described(document: dict[str, Any], te
 
 
 def test_the_server_is_where_it_was_asked() -> None:
-    with serving(root_path="/sonotag", forwarded_allow_ips="*") as server:
+    with serving(root_path="/sonotag", forwarded_allow_ips="*", allowed_hosts="sound.example") as server:
         host = server.url.removeprefix("http://")
         here = httpx.get(server.url + "/asyncapi.json").json()["servers"]
         assert here == {"this": {"host": host, "protocol": "ws", "pathname": "/sonotag"}}

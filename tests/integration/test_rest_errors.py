@@ -128,7 +128,7 @@ def test_a_file_without_any_sample_is_422(fake_server: AppServer) -> None:
 
 @pytest.mark.parametrize("path", POSTS)
 def test_a_body_whose_stated_length_is_too_large_is_413_before_it_is_sent(small_server: AppServer, path: str) -> None:
-    head = f"POST {path} HTTP/1.1\nHost: a\nContent-Length: 10000000000\nExpect: 100-continue\n\n"
+    head = f"POST {path} HTTP/1.1\nHost: localhost\nContent-Length: 10000000000\nExpect: 100-continue\n\n"
     answer = send_raw(small_server.url, head)
     assert answer.startswith(b"HTTP/1.1 413 ")  # and not 100 Continue
     message = expect_error_body(json.loads(answer.split(b"\r\n\r\n", 1)[1])["error"], "body_too_large")
@@ -179,7 +179,7 @@ def test_a_clip_that_turns_out_too_long_is_413(small_server: AppServer, tmp_path
 
 def test_a_request_is_refused_before_its_body_is_sent_where_its_head_is_wrong(fake_server: AppServer) -> None:
     for query, status in (("model=none", 404), ("labels=Cat", 400), ("windo=1", 400), ("hop=9", 400)):
-        head = f"POST /v1/classify?{query} HTTP/1.1\nHost: a\nContent-Length: 1000000\n\n"
+        head = f"POST /v1/classify?{query} HTTP/1.1\nHost: localhost\nContent-Length: 1000000\n\n"
         assert send_raw(fake_server.url, head).startswith(f"HTTP/1.1 {status} ".encode())
 
 
@@ -210,7 +210,7 @@ def test_an_error_after_the_first_line_is_the_last_line() -> None:
 async def test_before_the_models_are_loaded_everything_but_liveness_is_503(request_line: str) -> None:
     app = create_app(Settings(_env_file=None), runner=FakeRunner())  # its lifespan, which loads, has not begun
     method, path = request_line.split()
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://a") as client:
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost") as client:
         response = await client.request(method, path, content=CLIP)
         assert "loaded" in expect_error(response, 503, "not_ready")
         assert int(response.headers["retry-after"]) >= 1
@@ -224,7 +224,7 @@ async def test_our_own_fault_is_500_without_a_word_of_it(caplog: pytest.LogCaptu
 
     app = create_app(Settings(_env_file=None), runner=FakeRunner())
     app.add_api_route("/broken", broken)
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://a") as client:
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost") as client:
         response = await client.get("/broken", headers={"X-Request-Id": "mine"})
     assert "X-Request-Id" in expect_error(response, 500, "internal")
     assert response.headers["x-request-id"] == "mine"

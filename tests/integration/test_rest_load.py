@@ -49,7 +49,7 @@ def connect(server: AppServer, clip: bytes, accept: str = "*/*", path: str = "/v
     """Send a clip, or all but its last bytes, on a connection of one's own."""
     address = urlsplit(server.url)
     connection = socket.create_connection((address.hostname, address.port), timeout=30)
-    head = f"POST {path} HTTP/1.1\r\nHost: a\r\nAccept: {accept}\r\nContent-Length: {len(clip)}\r\n\r\n"
+    head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nAccept: {accept}\r\nContent-Length: {len(clip)}\r\n\r\n"
     connection.sendall(head.encode() + clip[: len(clip) - missing])
     return connection
 
