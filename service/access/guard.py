@@ -22,7 +22,7 @@ from service.errors import MissingScope, Unauthorised
 from service.meter import UNMETERED, Meter
 from service.settings import Settings
 
-PUBLIC: Final = ("/", "/web/", "/health/", "/docs", "/redoc", "/openapi.json", "/asyncapi.json")
+PUBLIC: Final = ("/", "/web/", "/health/", "/docs", "/openapi.json", "/asyncapi.json")
 """What is answered without a key: exact paths, and what lies below those that end with a slash. The page has to be there
 before it can ask for a key, and probes have none."""
 NEEDED: Final[dict[str, Scope]] = {
@@ -34,7 +34,7 @@ NEEDED: Final[dict[str, Scope]] = {
     "/v1/models/reload": "admin",
 }
 """The scope that a path needs. Any other path, also one that does not exist, needs a key of whatever scope."""
-DESCRIPTIONS: Final = ("/docs", "/redoc", "/openapi.json", "/asyncapi.json")
+DESCRIPTIONS: Final = ("/docs", "/openapi.json", "/asyncapi.json")
 _HOW: Final = "make one with sonotag keys create, and send it as Authorization: Bearer KEY"
 
 

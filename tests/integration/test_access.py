@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import socket
@@ -248,7 +249,7 @@ async def test_quotas_hold_and_say_when_to_come_again(tmp_path: Path) -> None:
     busy = add_key(path, "busy", limits=Limits(requests_per_minute=3))
     few = add_key(path, "few", limits=Limits(max_streams=1))
     short = add_key(path, "short", limits=Limits(audio_seconds_per_day=5))
-    with serving(api_keys_file=str(path)) as server:
+    with serving(api_keys_file=str(path), metrics="open") as server:
         async with httpx.AsyncClient(base_url=server.url, headers=bearer(busy)) as client:
             answers = [await client.get("/v1/labels") for _ in range(4)]
         assert [answer.status_code for answer in answers] == [200, 200, 200, 429]
@@ -262,6 +263,10 @@ async def test_quotas_hold_and_say_when_to_come_again(tmp_path: Path) -> None:
             assert (told.code, told.messages[0]["code"], told.messages[0]["retryable"]) == (4429, "quota", True)
             await first.send({"type": "stop"})
             await first.closed()
+        # The end of a stream is counted a moment after the client has seen it.
+        async with httpx.AsyncClient() as client, asyncio.timeout(30):
+            while "sonotag_streams_open 0.0" not in (await client.get(f"{server.url}/metrics")).text:
+                pass
         async with Stream(server.url, RAW, additional_headers=bearer(few)) as third:
             await third.until("ready")
 
@@ -353,6 +358,7 @@ def test_the_log_names_who_was_refused_and_how_each_stream_ended(tmp_path: Path)
             stream.send(SECOND)
             stream.send(json.dumps({"type": "stop"}))
             list(stream)
+        process.wait_for_line("stream closed")
         refusal(url)
         httpx.post(url + "/v1/classify", headers=bearer(key) | {"X-Request-Id": "mine"})
         process.end_cleanly()
