@@ -16,6 +16,8 @@ from service.api import asyncapi, health, page, rest, websocket
 from service.api.error_handlers import add_error_handlers
 from service.api.middleware import RequestContext, RootPath
 from service.capacity import decide_limit
+from service.decoders.nursery import Nursery
+from service.decoders.pool import DecoderLimits, DecoderPool
 from service.errors import InvalidParameter, SettingsError, StartError
 from service.inference.batcher import Batcher
 from service.inference.catalog import Catalog, open_catalog
@@ -32,16 +34,19 @@ from service.tracing import Tracer
 logger = logging.getLogger(__name__)
 
 POOL_THREADS = 8
-"""Decoding threads: libsndfile, FFmpeg and soxr release the interpreter's lock."""
+"""Threads for what blocks: waiting for decoders, resampling streams, writing long answers."""
 
 
-def create_app(settings: Settings, *, runner: Runner | None = None, tracer: Tracer | None = None) -> FastAPI:
+def create_app(
+    settings: Settings, *, runner: Runner | None = None, tracer: Tracer | None = None, nursery: Nursery | None = None
+) -> FastAPI:
     """Build the application. Its lifespan loads the models; readiness says when that is done.
 
     Args:
         settings: The settings.
         runner: Served in place of the bundles; for tests.
         tracer: Takes the traces in place of what the settings say; for tests. Closed with the application.
+        nursery: Makes the decoder processes in place of one of its own; for tests. It stays the caller's.
 
     Raises:
         SettingsError: Traces are wanted, and what they need is not installed.
@@ -52,7 +57,9 @@ def create_app(settings: Settings, *, runner: Runner | None = None, tracer: Trac
     )
     lifecycle = Lifecycle(metrics.readiness_changed)
     executor = ThreadPoolExecutor(POOL_THREADS, thread_name_prefix="decode")
-    services = Services(settings=settings, lifecycle=lifecycle, metrics=metrics, executor=executor)
+    own_nursery = Nursery() if nursery is None else None
+    decoders = DecoderPool(_decoder_limits(settings), nursery or own_nursery or Nursery(), metrics.decoder_failed)
+    services = Services(settings=settings, lifecycle=lifecycle, metrics=metrics, executor=executor, decoders=decoders)
     if tracer is not None:
         services.tracer = tracer
     elif settings.traces == "otlp":
@@ -60,6 +67,8 @@ def create_app(settings: Settings, *, runner: Runner | None = None, tracer: Trac
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        if own_nursery is not None:
+            own_nursery.start()  # it loads its libraries while the models are loaded
         loading = asyncio.create_task(_load(services, runner))
         try:
             yield
@@ -67,6 +76,9 @@ def create_app(settings: Settings, *, runner: Runner | None = None, tracer: Trac
             if (watch := await loading) is not None:
                 watch.cancel()
             await services.close()
+            decoders.close()
+            if own_nursery is not None:
+                await asyncio.to_thread(own_nursery.close)
 
     app = FastAPI(
         title="Sonotag",
@@ -117,6 +129,7 @@ async def _load(services: Services, runner: Runner | None) -> asyncio.Task[None]
         services.stream_limit = decide_limit(settings, catalog.get(None).spec)
         services.metrics.stream_limit_changed(services.max_streams)
         watch = asyncio.create_task(watch_speed(catalog, services.metrics, services.clock))
+        await asyncio.to_thread(services.decoders.start)
         lifecycle.mark_ready()
     except StartError as error:
         lifecycle.fail(error)
@@ -139,6 +152,16 @@ def _open_tracer(clock: Callable[[], float]) -> Tracer:
     except ImportError as error:
         raise SettingsError("SONOTAG_TRACES is otlp, which needs the extra sonotag[otel]") from error
     return make_tracer(clock)
+
+
+def _decoder_limits(settings: Settings) -> DecoderLimits:
+    return DecoderLimits(
+        max_files=settings.max_decoders,
+        max_streams=settings.max_container_streams,
+        timeout_seconds=settings.decode_timeout_seconds,
+        memory_bytes=settings.decoder_memory_bytes,
+        wait_seconds=settings.request_timeout_seconds,
+    )
 
 
 def _check_events(settings: Settings, spec: ModelSpec) -> None:

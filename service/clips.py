@@ -6,11 +6,10 @@ import math
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass
-from typing import IO, BinaryIO, cast
+from typing import IO
 
 from service.answers import ClassifyQuery, ClipAnswer, EventItem, WindowItem
-from service.audio.decoding import AudioFile, open_audio
-from service.audio.intake import file_samples
+from service.decoders.interface import ClipSound
 from service.engine import Engine
 from service.errors import ClipTooLong, InvalidParameter
 from service.inference.batcher import Batcher, Reservation, model_laps
@@ -67,8 +66,7 @@ class Clip:
     windows: AsyncGenerator[ScoredWindow, None]
     timing: Timing
     reader: ClipReader
-    audio: AudioFile
-    file: IO[bytes]
+    sound: ClipSound
     num_bytes: int
     _progress: float = 0.0
 
@@ -80,9 +78,9 @@ class Clip:
     def _estimate(self, position: int) -> float:
         if self.reader.is_finished:
             return position / self.reader.num_samples
-        if self.audio.num_frames:
-            return min(LAST_ESTIMATE, position / (self.audio.num_frames / self.audio.sample_rate * self.plan.spec.sample_rate))
-        read = min(LAST_ESTIMATE, self.file.tell() / max(1, self.num_bytes))
+        if self.sound.num_frames:
+            return min(LAST_ESTIMATE, position / (self.sound.num_frames / self.sound.sample_rate * self.plan.spec.sample_rate))
+        read = min(LAST_ESTIMATE, self.sound.num_read_bytes / max(1, self.num_bytes))
         return read * min(1.0, position / max(1, self.reader.num_samples))
 
 
@@ -98,21 +96,23 @@ async def open_clip(
     """Open a clip and begin to score it.
 
     Raises:
-        ServiceError: See `score_clip` and `open_audio`.
+        ServiceError: See `score_clip` and `Decoders`.
     """
-    settings, metrics = engine.settings, engine.metrics
+    settings, metrics, decoders, rate = engine.settings, engine.metrics, engine.decoders, plan.spec.sample_rate
     num_bytes = file.seek(0, 2)
     file.seek(0)
-    audio = await engine.run(lambda: open_audio(cast(BinaryIO, file), channel=channel))
     async with AsyncExitStack() as stack:
-        stack.callback(audio.close)
-        if audio.num_frames and audio.num_frames > settings.max_clip_seconds * audio.sample_rate:
+        await stack.enter_async_context(decoders.turn(is_patient=reservation is not None))
+        sound = await _open_sound(
+            engine, lambda: decoders.open_file(file, channel=channel, target_rate=rate, observe=metrics.stage_seconds)
+        )
+        stack.callback(sound.close)
+        if sound.num_frames and sound.num_frames > settings.max_clip_seconds * sound.sample_rate:
             raise ClipTooLong(
-                f"the clip is {audio.num_frames / audio.sample_rate:.1f} s long, "
+                f"the clip is {sound.num_frames / sound.sample_rate:.1f} s long, "
                 f"the limit is {settings.max_clip_seconds:g} s (SONOTAG_MAX_CLIP_SECONDS)"
             )
-        blocks = file_samples(audio, plan.spec.sample_rate, observe=metrics.stage_seconds, clock=engine.clock)
-        reader = ClipReader(blocks, plan, settings.max_clip_seconds, engine.clock, current_trace())
+        reader = ClipReader(sound.samples(), plan, settings.max_clip_seconds, engine.clock, current_trace())
         timing = Timing()
         windows = score_clip(
             reader,
@@ -122,10 +122,22 @@ async def open_clip(
             timing=timing,
             reservation=reservation,
         )
-        stack.callback(lambda: metrics.audio_received("clip", reader.num_samples / plan.spec.sample_rate))
-        clip = Clip(plan, windows, timing, reader, audio, file, num_bytes)
+        stack.callback(lambda: metrics.audio_received("clip", reader.num_samples / rate))
+        clip = Clip(plan, windows, timing, reader, sound, num_bytes)
         await stack.enter_async_context(aclosing(windows))
         yield clip
+
+
+async def _open_sound(engine: Engine, open_file: Callable[[], ClipSound]) -> ClipSound:
+    """Open a file in the pool; what was opened for a caller who is cancelled meanwhile is closed."""
+    opened: list[ClipSound] = []
+    try:
+        await engine.run(lambda: opened.append(open_file()))
+    except BaseException:
+        for sound in opened:
+            sound.close()
+        raise
+    return opened[0]
 
 
 async def answer_clip(

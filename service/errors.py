@@ -7,6 +7,7 @@
     │   ├── InvalidParameter            400 / 4400
     │   │   └── UnknownLabel
     │   ├── UndecodableAudio            400 / 4415  sound, but broken
+    │   ├── DecodingFailed              422 / 4415  sound that its decoder crashed on, or could not be done with
     │   ├── UnsupportedAudio            415 / 4415  not sound, or none that we read
     │   │   └── NotStreamable           a container whose index comes last, as a stream
     │   ├── NotFound                    404 / 4400
@@ -75,6 +76,14 @@ class UndecodableAudio(ServiceError):
 
     code = "undecodable_audio"
     http_status = 400
+    close_code = 4415
+
+
+class DecodingFailed(ServiceError):
+    """The decoder crashed, took too long or wanted too much memory: the sound is damaged, or made to do that."""
+
+    code = "decoding_failed"
+    http_status = 422
     close_code = 4415
 
 

@@ -282,7 +282,13 @@ class StreamDriver:
         observe = self._engine.metrics.stage_seconds
         if audio.raw:
             return RawIntake(audio.raw, channel=audio.channel, target_rate=spec.sample_rate, observe=observe, clock=self._clock)
-        return ContainerIntake(channel=audio.channel, target_rate=spec.sample_rate, observe=observe, clock=self._clock)
+        return ContainerIntake(
+            channel=audio.channel,
+            target_rate=spec.sample_rate,
+            observe=observe,
+            clock=self._clock,
+            make_decoder=self._engine.decoders.stream_decoder,
+        )
 
 
 def _our_fault() -> ServiceError:
