@@ -16,6 +16,8 @@
     │   ├── CutSample, BadMessage       400 / 1007  a raw stream that ends inside a sample; text that is no message
     │   ├── ProtocolViolation           400 / 4400  a message that is not allowed now
     │   ├── StreamExpired               408 / 4408  idle, or past the maximum duration
+    │   ├── RequestTimeout              408         a request that comes too slowly
+    │   ├── TooManyMessages             429 / 4429  text messages faster than the limit
     │   ├── Unavailable                 503 / 4503
     │   │   ├── QueueFull, DeadlineExceeded, NotReady, Overloaded
     │   │   └── Draining                close 1001
@@ -163,6 +165,22 @@ class StreamExpired(ServiceError):
     code = "stream_expired"
     http_status = 408
     close_code = 4408
+
+
+class RequestTimeout(ServiceError):
+    """A request's head or body came too slowly, or not at all."""
+
+    code = "request_timeout"
+    http_status = 408
+    close_code = 4408
+
+
+class TooManyMessages(ServiceError):
+    """Text messages came faster than a stream may send them."""
+
+    code = "too_many_messages"
+    http_status = 429
+    close_code = 4429
 
 
 class Unavailable(ServiceError):

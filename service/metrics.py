@@ -50,7 +50,7 @@ STREAM_OUTCOMES: Final = (
     "failed",
 )
 # The statuses that the contract names; any other counts under its class (3xx).
-STATUSES: Final = frozenset({200, 400, 401, 403, 404, 405, 413, 415, 422, 429, 499, 500, 503})
+STATUSES: Final = frozenset({200, 400, 401, 403, 404, 405, 408, 413, 415, 422, 429, 499, 500, 503})
 OTHER: Final = "other"
 MAX_ROUTES: Final = 64
 

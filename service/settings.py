@@ -182,6 +182,20 @@ class Settings(BaseSettings):
         le=64 * 1024**3,
         description="Memory that decoding one file or stream may use. 512 MiB hold the index of an MP4 of three days.",
     )
+    receive_timeout_seconds: float = Field(
+        20,
+        gt=0,
+        le=3600,
+        description="How long the head of a request may take, and how long its body may pause; a body that comes with less "
+        "than 1 kB/s is given up too (408). 20 s outlast a bad connection, not one that is held open on purpose.",
+    )
+    max_messages_per_second: float = Field(
+        20,
+        gt=0,
+        le=1_000_000,
+        description="Text messages that one stream may send, ten seconds' worth at once; more ends it with 4429. A slider on a "
+        "page sends a few a second. Frames of sound are not counted.",
+    )
     max_streams: int = Field(
         1000,
         ge=1,

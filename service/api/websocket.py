@@ -30,6 +30,7 @@ OUTCOMES = {
     4408: "idle",
     4413: "too_large",
     4415: "unsupported",
+    4429: "quota",
     4503: "overloaded",
 }
 DISCONNECTED = "disconnected"

@@ -63,6 +63,7 @@ def limits_of(settings: Settings) -> Limits:
         idle_seconds=settings.idle_seconds,
         max_stream_seconds=settings.max_stream_seconds,
         max_frame_bytes=settings.max_frame_bytes,
+        max_messages_per_second=settings.max_messages_per_second,
     )
 
 

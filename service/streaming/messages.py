@@ -209,6 +209,7 @@ class Limits(pydantic.BaseModel):
     idle_seconds: float
     max_stream_seconds: float
     max_frame_bytes: int
+    max_messages_per_second: float = 20.0
 
 
 class Ready(ServerMessage):
