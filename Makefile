@@ -4,6 +4,7 @@
 #   make format    put the code in order  make export   rebuild the embedded bundle, and the other precisions in build/
 #   make bench     compare the model with others, then find out how many live streams it can serve here: minutes, into build/bench
 #   make image-test  run the image's own steps in a clean Debian, and serve from it (root, debootstrap, a minute)
+#   make fuzz      damaged files, messages and model files, 120,000 of them (FUZZ_CASES), and the OpenAPI
 #   make wheel     build the wheel        make clean    remove what was built
 #   make lock      renew docker/*.lock    make audit    look up known vulnerabilities of what they name
 #   make sbom      write down what the images are made of (CycloneDX), with licences
@@ -12,6 +13,8 @@
 
 PYTHON ?=
 ARGS ?=
+FUZZ_CASES ?= 120000
+FUZZ_EXAMPLES ?= 300
 VENV := .venv
 BIN := $(VENV)/bin
 LOCK := requirements.lock
@@ -28,6 +31,7 @@ PURE_TESTS := tests/unit/audio tests/integration/test_containers.py tests/unit/p
 PURE_MODULES := service/audio/*,service/postprocess/*,service/streaming/session.py,service/inference/policy.py
 
 .PHONY: serve test bench image-test coverage lint types format export wheel lock audit sbom clean
+.PHONY: serve test fuzz image-test coverage lint types format export wheel lock audit sbom clean
 .DELETE_ON_ERROR:
 
 serve: $(VENV)/.serve
@@ -41,6 +45,10 @@ bench: $(VENV)/.dev
 	$(BIN)/python -m bench --output $(BENCH) $(BENCH_MODEL)
 	$(BIN)/sonotag bench --slo 0.5 --output $(BENCH)/service.json $(BENCH_SERVICE)
 	$(BIN)/python -m bench.service $(BENCH)/service.json
+# A hundred thousand cases, some ten minutes: FUZZ_CASES and FUZZ_EXAMPLES (of each operation of the OpenAPI) change that.
+fuzz: $(VENV)/.fuzz
+	$(BIN)/python -m tests.fuzz --cases $(FUZZ_CASES)
+	FUZZ_EXAMPLES=$(FUZZ_EXAMPLES) $(BIN)/python -m pytest -q tests/fuzz tests/integration/test_hostile_input.py
 
 image-test: $(VENV)/.dev
 	$(BIN)/python -m pytest tests/image/check_image.py $(ARGS)
@@ -94,4 +102,8 @@ $(VENV)/.serve: $(VENV)/.python pyproject.toml $(LOCK)
 $(VENV)/.dev: $(VENV)/.serve
 	@echo "Installing what the tests and checks need into $(VENV)"
 	@$(INSTALL) --editable '.[dev]'
+	@touch $@
+
+$(VENV)/.fuzz: $(VENV)/.dev
+	@$(INSTALL) --editable '.[fuzz]'
 	@touch $@

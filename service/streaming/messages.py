@@ -126,7 +126,8 @@ def parse_query(items: list[tuple[str, str]]) -> Start:
     """Parse the query string of the upgrade: the fields of `start`, with `labels` and `exclude` repeatable.
 
     Raises:
-        InvalidParameter: A field does not exist, is given twice or is out of range.
+        InvalidParameter: A field does not exist or is out of range.
+        ProtocolViolation: A field is given twice, with different values.
     """
     document: dict[str, object] = {}
     for name, value in items:
