@@ -1,4 +1,4 @@
-"""What the decoder processes add to a clip: `python -m bench.decoding [--json]`. To reach: a median under 5 ms for five seconds."""
+"""What decoder processes add to a clip: `python -m bench.decoding [--json]`. To reach: a median under 5 ms for 5 seconds."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from service.api.middleware import RequestContext, RootPath
 from service.capacity import decide_limit
 from service.decoders.nursery import Nursery
 from service.decoders.pool import DecoderLimits, DecoderPool
-from service.errors import InvalidParameter, SettingsError, StartError
+from service.errors import InvalidParameter, SettingsError, StartError, Unavailable
 from service.inference.batcher import Batcher
 from service.inference.catalog import Catalog, open_catalog
 from service.inference.providers import has_nvidia_device
@@ -34,7 +34,7 @@ from service.tracing import Tracer
 logger = logging.getLogger(__name__)
 
 POOL_THREADS = 8
-"""Threads for what blocks: waiting for decoders, resampling streams, writing long answers."""
+"""Threads for what blocks, beside one for each decoder that is waited for: one that hangs must keep nobody else waiting."""
 
 
 def create_app(
@@ -56,7 +56,8 @@ def create_app(
         num_workers=settings.workers, max_streams=settings.max_streams, max_lag_seconds=settings.max_lag_seconds
     )
     lifecycle = Lifecycle(metrics.readiness_changed)
-    executor = ThreadPoolExecutor(POOL_THREADS, thread_name_prefix="decode")
+    num_threads = POOL_THREADS + settings.max_decoders + settings.max_container_streams
+    executor = ThreadPoolExecutor(num_threads, thread_name_prefix="decode")
     own_nursery = Nursery() if nursery is None else None
     decoders = DecoderPool(_decoder_limits(settings), nursery or own_nursery or Nursery(), metrics.decoder_failed)
     services = Services(settings=settings, lifecycle=lifecycle, metrics=metrics, executor=executor, decoders=decoders)
@@ -130,6 +131,7 @@ async def _load(services: Services, runner: Runner | None) -> asyncio.Task[None]
         services.metrics.stream_limit_changed(services.max_streams)
         watch = asyncio.create_task(watch_speed(catalog, services.metrics, services.clock))
         await asyncio.to_thread(services.decoders.start)
+        await _start_decoders(services)
         lifecycle.mark_ready()
     except StartError as error:
         lifecycle.fail(error)
@@ -152,6 +154,18 @@ def _open_tracer(clock: Callable[[], float]) -> Tracer:
     except ImportError as error:
         raise SettingsError("SONOTAG_TRACES is otlp, which needs the extra sonotag[otel]") from error
     return make_tracer(clock)
+
+
+async def _start_decoders(services: Services) -> None:
+    """Have a decoder ready.
+
+    Raises:
+        StartError: None can be made.
+    """
+    try:
+        await asyncio.to_thread(services.decoders.start)
+    except Unavailable as error:
+        raise StartError(f"no decoder can be started: {error.message}") from error
 
 
 def _decoder_limits(settings: Settings) -> DecoderLimits:

@@ -166,7 +166,9 @@ class Nursery:
         self._control, theirs = socket.socketpair()
         self._control.settimeout(_START_SECONDS)
         # One thread, so that it may fork: OpenBLAS and OpenMP start theirs when they are loaded.
-        environ = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+        # And nothing of ours: whoever takes a decoder over finds no secret in it.
+        environ = {name: value for name, value in os.environ.items() if not name.startswith("SONOTAG_")}
+        environ |= {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
         child = python_module("service.decoders.breeder", str(theirs.fileno()), environ=environ)
         with theirs:
             self._breeder = subprocess.Popen(
