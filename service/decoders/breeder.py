@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import importlib
 import io
 import json
 import os
+import pkgutil
 import select
 import signal
 import socket
@@ -19,6 +21,7 @@ import struct
 import sys
 from typing import NoReturn
 
+import av
 import numpy as np
 import soundfile
 
@@ -127,6 +130,10 @@ def _load_libraries() -> None:
 
     Some of it is opened by name, which a decoder cannot do any more.
     """
+    # PyAV imports a module where it first meets a stream of that kind, be it of subtitles in a damaged FLV.
+    for module in pkgutil.walk_packages(av.__path__, "av."):
+        if not module.name.endswith("__main__"):
+            importlib.import_module(module.name)
     sound = np.zeros(16_000, np.float32)
     for container, subtype in (("WAV", "PCM_16"), ("FLAC", "PCM_16"), ("OGG", "VORBIS"), ("MP3", "MPEG_LAYER_III")):
         file = io.BytesIO()

@@ -84,6 +84,11 @@ def _damage(data: bytearray, draw: random.Random) -> None:
             data[at:at] = draw.randbytes(draw.randrange(1, 16))
 
 
+_TEXT = b"\x02\0\x0aonTextData\x08\0\0\0\1\0\4text\x02\0\5hello\0\0\x09"
+FLV_TEXT = b"\x12" + len(_TEXT).to_bytes(3, "big") + bytes(7) + _TEXT + (11 + len(_TEXT)).to_bytes(4, "big")
+"""A tag of an FLV that makes FFmpeg find a stream of subtitles in it. Source: Adobe, FLV 10.1, annex E."""
+
+
 def special_files(files: dict[str, bytes]) -> dict[str, bytes]:
     """Return files with one particular thing wrong, made of real ones by hand."""
     wav, flac, mp3, webm = files["clip.wav"], files["clip.flac"], files["clip.mp3"], files["clip.webm"]
@@ -118,6 +123,7 @@ def special_files(files: dict[str, bytes]) -> dict[str, bytes]:
         "mp3 after a tag of 256 MB": b"ID3\x04\0\0" + b"\x7f\x7f\x7f\x7f" + mp3,
         "mp4 that claims 80 million samples": greedy_mp4(80_000_000),
         "mp4 of nested boxes": nested_boxes(2_000),
+        "flv with subtitles": files["clip.flv"][:13] + FLV_TEXT + files["clip.flv"][13:],
         "ogg of empty pages": files["clip.ogg"][:28].ljust(28, b"\0") * 5_000,
         "webm of nested elements": webm[:40] + (b"\x18\x53\x80\x67" + b"\x01\xff\xff\xff\xff\xff\xff\xff") * 1_000,
     }
