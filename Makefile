@@ -30,8 +30,7 @@ BENCH_SERVICE ?= --first 8 --no-save
 PURE_TESTS := tests/unit/audio tests/integration/test_containers.py tests/unit/postprocess tests/unit/streaming tests/unit/inference/test_policy.py tests/property
 PURE_MODULES := service/audio/*,service/postprocess/*,service/streaming/session.py,service/inference/policy.py
 
-.PHONY: serve test bench image-test coverage lint types format export wheel lock audit sbom clean
-.PHONY: serve test fuzz image-test coverage lint types format export wheel lock audit sbom clean
+.PHONY: serve test bench fuzz image-test coverage lint types format export wheel lock audit sbom clean
 .DELETE_ON_ERROR:
 
 serve: $(VENV)/.serve
@@ -45,6 +44,8 @@ bench: $(VENV)/.dev
 	$(BIN)/python -m bench --output $(BENCH) $(BENCH_MODEL)
 	$(BIN)/sonotag bench --slo 0.5 --output $(BENCH)/service.json $(BENCH_SERVICE)
 	$(BIN)/python -m bench.service $(BENCH)/service.json
+	$(BIN)/python -m bench.decoding
+
 # A hundred thousand cases, some ten minutes: FUZZ_CASES and FUZZ_EXAMPLES (of each operation of the OpenAPI) change that.
 fuzz: $(VENV)/.fuzz
 	$(BIN)/python -m tests.fuzz --cases $(FUZZ_CASES)

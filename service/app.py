@@ -127,11 +127,10 @@ async def _load(services: Services, runner: Runner | None) -> asyncio.Task[None]
             _check_events(settings, batcher.spec)
             fell_back = batcher.spec.provider == "cpu" and settings.provider != "cpu" and has_nvidia_device()
             services.metrics.model_loaded(batcher.spec, max_queue_windows=settings.max_queue_windows, fell_back=fell_back)
+        await _start_decoders(services)
         services.stream_limit = decide_limit(settings, catalog.get(None).spec)
         services.metrics.stream_limit_changed(services.max_streams)
         watch = asyncio.create_task(watch_speed(catalog, services.metrics, services.clock))
-        await asyncio.to_thread(services.decoders.start)
-        await _start_decoders(services)
         lifecycle.mark_ready()
     except StartError as error:
         lifecycle.fail(error)
