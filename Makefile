@@ -4,6 +4,7 @@
 #   make format    put the code in order  make export   rebuild the embedded bundle, and the other precisions in build/
 #   make bench     compare the model with others, then find out how many live streams it can serve here: minutes, into build/bench
 #   make image-test  run the image's own steps in a clean Debian, and serve from it (root, debootstrap, a minute)
+#   make fuzz      damaged files, messages and model files, 120,000 of them (FUZZ_CASES), and the OpenAPI
 #   make wheel     build the wheel        make clean    remove what was built
 #   make lock      renew docker/*.lock    make audit    look up known vulnerabilities of what they name
 #   make sbom      write down what the images are made of (CycloneDX), with licences
@@ -12,6 +13,8 @@
 
 PYTHON ?=
 ARGS ?=
+FUZZ_CASES ?= 120000
+FUZZ_EXAMPLES ?= 300
 VENV := .venv
 BIN := $(VENV)/bin
 LOCK := requirements.lock
@@ -27,7 +30,7 @@ BENCH_SERVICE ?= --first 8 --no-save
 PURE_TESTS := tests/unit/access tests/unit/audio tests/integration/test_containers.py tests/unit/postprocess tests/unit/streaming tests/unit/inference/test_policy.py tests/property
 PURE_MODULES := service/access/origins.py,service/access/quotas.py,service/audio/*,service/postprocess/*,service/streaming/session.py,service/inference/policy.py
 
-.PHONY: serve test bench image-test coverage lint types format export wheel lock audit sbom clean
+.PHONY: serve test bench fuzz image-test coverage lint types format export wheel lock audit sbom clean
 .DELETE_ON_ERROR:
 
 serve: $(VENV)/.serve
@@ -41,6 +44,12 @@ bench: $(VENV)/.dev
 	$(BIN)/python -m bench --output $(BENCH) $(BENCH_MODEL)
 	$(BIN)/sonotag bench --slo 0.5 --output $(BENCH)/service.json $(BENCH_SERVICE)
 	$(BIN)/python -m bench.service $(BENCH)/service.json
+	$(BIN)/python -m bench.decoding
+
+# A hundred thousand cases, some ten minutes: FUZZ_CASES and FUZZ_EXAMPLES (of each operation of the OpenAPI) change that.
+fuzz: $(VENV)/.fuzz
+	$(BIN)/python -m tests.fuzz --cases $(FUZZ_CASES)
+	FUZZ_EXAMPLES=$(FUZZ_EXAMPLES) $(BIN)/python -m pytest -q tests/fuzz tests/integration/test_hostile_input.py
 
 image-test: $(VENV)/.dev
 	$(BIN)/python -m pytest tests/image/check_image.py $(ARGS)
@@ -94,4 +103,8 @@ $(VENV)/.serve: $(VENV)/.python pyproject.toml $(LOCK)
 $(VENV)/.dev: $(VENV)/.serve
 	@echo "Installing what the tests and checks need into $(VENV)"
 	@$(INSTALL) --editable '.[dev]'
+	@touch $@
+
+$(VENV)/.fuzz: $(VENV)/.dev
+	@$(INSTALL) --editable '.[fuzz]'
 	@touch $@

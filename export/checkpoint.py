@@ -123,6 +123,7 @@ def load_checkpoint(source: str, wishes: Wishes | None = None) -> Checkpoint:
 
 
 def _load_folder(folder: Path, name: str, wishes: Wishes) -> Checkpoint:
+    _check_links(folder)
     config, card = read_config(folder), read_card(folder)
     weights_file = next((folder / file for file in _WEIGHT_FILES if (folder / file).is_file()), None)
     if weights_file is None:
@@ -144,6 +145,18 @@ def _load_folder(folder: Path, name: str, wishes: Wishes) -> Checkpoint:
         licence=wishes.licence or card.licence or "unknown",
         card=card.text,
     )
+
+
+def _check_links(folder: Path) -> None:
+    """Refuse a folder whose files lie elsewhere: its card would be copied into the bundle, whatever it is.
+
+    The hub's own cache is such a place on purpose: ``snapshots/REVISION`` there holds links to ``blobs``.
+    """
+    resolved = folder.resolve()
+    root = resolved.parents[1] if resolved.parent.name == "snapshots" and (resolved.parents[1] / "blobs").is_dir() else resolved
+    for name in (*_WEIGHT_FILES, *_CARD_FILES):
+        if not (folder / name).resolve().is_relative_to(root):
+            raise CheckpointError(f"{name} leads outside of the checkpoint's folder")
 
 
 def _load_original(path: Path, wishes: Wishes) -> Checkpoint:

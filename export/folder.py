@@ -12,6 +12,9 @@ from export.errors import CheckpointError
 from export.frontend import Features
 from export.labels import check_labels, order_labels
 
+MAX_JSON_BYTES = 16_000_000
+MAX_NUMBER = 65_536
+"""Of layers, heads, units or frames: fifty times what the largest AST has, and what a list of all tensors still fits for."""
 MODEL_TYPE = "audio-spectrogram-transformer"
 _NUMBERS = {
     "hidden_size": 768,
@@ -62,10 +65,12 @@ class Config:
 
 def _read_json(path: Path) -> dict[str, object]:
     try:
+        if path.stat().st_size > MAX_JSON_BYTES:
+            raise CheckpointError(f"{path.name} has more than {MAX_JSON_BYTES} bytes")
         document = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise CheckpointError(f"{path.parent.name} holds no {path.name}") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path.name} cannot be read as JSON: {error}") from error
     if not isinstance(document, dict):
         raise CheckpointError(f"{path.name} holds a {type(document).__name__}, expected an object")
@@ -88,8 +93,8 @@ def read_config(folder: Path) -> Config:
         value = document.get(name, default)
         if isinstance(value, list) and len(set(value)) == 1:
             value = value[0]
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise CheckpointError(f"config.json: {name} is {value!r}, expected a positive integer")
+        if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= MAX_NUMBER:
+            raise CheckpointError(f"config.json: {name} is {value!r}, expected an integer from 1 to {MAX_NUMBER}")
         numbers[name] = value
     if numbers["hidden_size"] % numbers["num_attention_heads"]:
         raise CheckpointError(

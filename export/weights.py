@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -29,12 +30,15 @@ def read_tensors(path: Path) -> Weights:
     Raises:
         CheckpointError: It is truncated, holds anything but tensors, or cannot be read.
     """
+    num_bytes = path.stat().st_size
     loaded = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
     tensors = _unwrap(loaded)
     named: Weights = {}
     for name, value in tensors.items():
         if not isinstance(name, str) or not isinstance(value, torch.Tensor):
             raise CheckpointError(f"{path.name}: {str(name)[:80]!r} is a {type(value).__name__}, expected a tensor")
+        if value.nbytes > num_bytes:  # a tensor of strides 0, which becomes what it claims as soon as something is computed
+            raise CheckpointError(f"{path.name}: {name[:80]!r} claims {value.nbytes} bytes, the file has {num_bytes}")
         named[name.removeprefix("module.")] = value.detach()
     return named
 
@@ -49,6 +53,7 @@ def _read_safetensors(path: Path) -> object:
 
 
 def _read_torch(path: Path) -> object:
+    _check_archive(path)
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -58,6 +63,19 @@ def _read_torch(path: Path) -> object:
     except (OSError, RuntimeError, EOFError, ValueError, KeyError, IndexError) as error:
         first_line = (str(error).splitlines() or [type(error).__name__])[0]
         raise CheckpointError(f"{path.name} is truncated or no torch file: {first_line[:200]}") from error
+
+
+def _check_archive(path: Path) -> None:
+    """Refuse an archive that unpacks to more than it is: torch writes them unpacked."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            claimed = sum(member.file_size for member in archive.infolist())
+    except (OSError, ValueError, zipfile.BadZipFile):
+        return  # the older format, or none, which torch says
+    if claimed > path.stat().st_size:
+        raise CheckpointError(
+            f"{path.name} has {path.stat().st_size} bytes and unpacks to {claimed}: torch writes no such file"
+        )
 
 
 def _unwrap(loaded: object) -> Mapping[object, object]:

@@ -21,7 +21,9 @@ from service.api.error_handlers import add_error_handlers
 from service.api.middleware import RequestContext, RootPath
 from service.api.security_headers import SecurityHeaders
 from service.capacity import decide_limit
-from service.errors import InvalidParameter, SettingsError, StartError
+from service.decoders.nursery import Nursery
+from service.decoders.pool import DecoderLimits, DecoderPool
+from service.errors import InvalidParameter, SettingsError, StartError, Unavailable
 from service.inference.batcher import Batcher
 from service.inference.catalog import Catalog, open_catalog
 from service.inference.providers import has_nvidia_device
@@ -37,16 +39,19 @@ from service.tracing import Tracer
 logger = logging.getLogger(__name__)
 
 POOL_THREADS = 8
-"""Decoding threads: libsndfile, FFmpeg and soxr release the interpreter's lock."""
+"""Threads for what blocks, beside one for each decoder that is waited for: one that hangs must keep nobody else waiting."""
 
 
-def create_app(settings: Settings, *, runner: Runner | None = None, tracer: Tracer | None = None) -> FastAPI:
+def create_app(
+    settings: Settings, *, runner: Runner | None = None, tracer: Tracer | None = None, nursery: Nursery | None = None
+) -> FastAPI:
     """Build the application. Its lifespan loads the models; readiness says when that is done.
 
     Args:
         settings: The settings.
         runner: Served in place of the bundles; for tests.
         tracer: Takes the traces in place of what the settings say; for tests. Closed with the application.
+        nursery: Makes the decoder processes in place of one of its own; for tests. It stays the caller's.
 
     Raises:
         SettingsError: Traces are wanted, and what they need is not installed; or the API keys cannot be read.
@@ -56,9 +61,14 @@ def create_app(settings: Settings, *, runner: Runner | None = None, tracer: Trac
         num_workers=settings.workers, max_streams=settings.max_streams, max_lag_seconds=settings.max_lag_seconds
     )
     lifecycle = Lifecycle(metrics.readiness_changed)
-    executor = ThreadPoolExecutor(POOL_THREADS, thread_name_prefix="decode")
+    num_threads = POOL_THREADS + settings.max_decoders + settings.max_container_streams
+    executor = ThreadPoolExecutor(num_threads, thread_name_prefix="decode")
+    own_nursery = Nursery() if nursery is None else None
+    decoders = DecoderPool(_decoder_limits(settings), nursery or own_nursery or Nursery(), metrics.decoder_failed)
     guard = Guard(settings, LocalQuotas(time.monotonic))
-    services = Services(settings=settings, guard=guard, lifecycle=lifecycle, metrics=metrics, executor=executor)
+    services = Services(
+        settings=settings, guard=guard, lifecycle=lifecycle, metrics=metrics, executor=executor, decoders=decoders
+    )
     if tracer is not None:
         services.tracer = tracer
     elif settings.traces == "otlp":
@@ -66,6 +76,8 @@ def create_app(settings: Settings, *, runner: Runner | None = None, tracer: Trac
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        if own_nursery is not None:
+            own_nursery.start()  # it loads its libraries while the models are loaded
         loading = asyncio.create_task(_load(services, runner))
         try:
             yield
@@ -73,6 +85,9 @@ def create_app(settings: Settings, *, runner: Runner | None = None, tracer: Trac
             if (watch := await loading) is not None:
                 watch.cancel()
             await services.close()
+            decoders.close()
+            if own_nursery is not None:
+                await asyncio.to_thread(own_nursery.close)
 
     app = FastAPI(
         title="Sonotag",
@@ -122,6 +137,7 @@ async def _load(services: Services, runner: Runner | None) -> asyncio.Task[None]
             _check_events(settings, batcher.spec)
             fell_back = batcher.spec.provider == "cpu" and settings.provider != "cpu" and has_nvidia_device()
             services.metrics.model_loaded(batcher.spec, max_queue_windows=settings.max_queue_windows, fell_back=fell_back)
+        await _start_decoders(services)
         services.stream_limit = decide_limit(settings, catalog.get(None).spec)
         services.metrics.stream_limit_changed(services.max_streams)
         watch = asyncio.create_task(watch_speed(catalog, services.metrics, services.clock))
@@ -147,6 +163,28 @@ def _open_tracer(clock: Callable[[], float]) -> Tracer:
     except ImportError as error:
         raise SettingsError("SONOTAG_TRACES is otlp, which needs the extra sonotag[otel]") from error
     return make_tracer(clock)
+
+
+async def _start_decoders(services: Services) -> None:
+    """Have a decoder ready.
+
+    Raises:
+        StartError: None can be made.
+    """
+    try:
+        await asyncio.to_thread(services.decoders.start)
+    except Unavailable as error:
+        raise StartError(f"no decoder can be started: {error.message}") from error
+
+
+def _decoder_limits(settings: Settings) -> DecoderLimits:
+    return DecoderLimits(
+        max_files=settings.max_decoders,
+        max_streams=settings.max_container_streams,
+        timeout_seconds=settings.decode_timeout_seconds,
+        memory_bytes=settings.decoder_memory_bytes,
+        wait_seconds=settings.request_timeout_seconds,
+    )
 
 
 def _check_events(settings: Settings, spec: ModelSpec) -> None:

@@ -6,11 +6,10 @@ import math
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass
-from typing import IO, BinaryIO, cast
+from typing import IO
 
 from service.answers import ClassifyQuery, ClipAnswer, EventItem, WindowItem
-from service.audio.decoding import AudioFile, open_audio
-from service.audio.intake import file_samples
+from service.decoders.interface import ClipSound
 from service.engine import Engine
 from service.errors import ClipTooLong, InvalidParameter
 from service.inference.batcher import Batcher, Reservation, model_laps
@@ -69,8 +68,7 @@ class Clip:
     windows: AsyncGenerator[ScoredWindow, None]
     timing: Timing
     reader: ClipReader
-    audio: AudioFile
-    file: IO[bytes]
+    sound: ClipSound
     num_bytes: int
     _progress: float = 0.0
 
@@ -82,9 +80,9 @@ class Clip:
     def _estimate(self, position: int) -> float:
         if self.reader.is_finished:
             return position / self.reader.num_samples
-        if self.audio.num_frames:
-            return min(LAST_ESTIMATE, position / (self.audio.num_frames / self.audio.sample_rate * self.plan.spec.sample_rate))
-        read = min(LAST_ESTIMATE, self.file.tell() / max(1, self.num_bytes))
+        if self.sound.num_frames:
+            return min(LAST_ESTIMATE, position / (self.sound.num_frames / self.sound.sample_rate * self.plan.spec.sample_rate))
+        read = min(LAST_ESTIMATE, self.sound.num_read_bytes / max(1, self.num_bytes))
         return read * min(1.0, position / max(1, self.reader.num_samples))
 
 
@@ -101,24 +99,26 @@ async def open_clip(
     """Open a clip and begin to score it.
 
     Raises:
-        ServiceError: See `score_clip` and `open_audio`.
+        ServiceError: See `score_clip` and `Decoders`.
         QuotaExceeded: The caller may not send so much sound, by what the clip itself says of its length.
     """
-    settings, metrics = engine.settings, engine.metrics
+    settings, metrics, decoders, rate = engine.settings, engine.metrics, engine.decoders, plan.spec.sample_rate
     num_bytes = file.seek(0, 2)
     file.seek(0)
-    audio = await engine.run(lambda: open_audio(cast(BinaryIO, file), channel=channel))
     async with AsyncExitStack() as stack:
-        stack.callback(audio.close)
-        if audio.num_frames and audio.num_frames > settings.max_clip_seconds * audio.sample_rate:
+        await stack.enter_async_context(decoders.turn(is_patient=reservation is not None))
+        sound = await _open_sound(
+            engine, lambda: decoders.open_file(file, channel=channel, target_rate=rate, observe=metrics.stage_seconds)
+        )
+        stack.callback(sound.close)
+        if sound.num_frames and sound.num_frames > settings.max_clip_seconds * sound.sample_rate:
             raise ClipTooLong(
-                f"the clip is {audio.num_frames / audio.sample_rate:.1f} s long, "
+                f"the clip is {sound.num_frames / sound.sample_rate:.1f} s long, "
                 f"the limit is {settings.max_clip_seconds:g} s (SONOTAG_MAX_CLIP_SECONDS)"
             )
         # What does not say how long it is needs something to be left at least.
-        await meter.require(audio.num_frames / audio.sample_rate if audio.num_frames else LEAST_SECONDS)
-        blocks = file_samples(audio, plan.spec.sample_rate, observe=metrics.stage_seconds, clock=engine.clock)
-        reader = ClipReader(blocks, plan, settings.max_clip_seconds, engine.clock, current_trace())
+        await meter.require(sound.num_frames / sound.sample_rate if sound.num_frames else LEAST_SECONDS)
+        reader = ClipReader(sound.samples(), plan, settings.max_clip_seconds, engine.clock, current_trace())
         timing = Timing()
         windows = score_clip(
             reader,
@@ -130,8 +130,8 @@ async def open_clip(
         )
         if meter is not UNMETERED:
             windows = _metered(windows, reader, meter)
-        stack.callback(lambda: metrics.audio_received("clip", reader.num_samples / plan.spec.sample_rate))
-        clip = Clip(plan, windows, timing, reader, audio, file, num_bytes)
+        stack.callback(lambda: metrics.audio_received("clip", reader.num_samples / rate))
+        clip = Clip(plan, windows, timing, reader, sound, num_bytes)
         await stack.enter_async_context(aclosing(windows))
         yield clip
 
@@ -148,6 +148,18 @@ async def _metered(
             await meter.take((num_read - num_taken) / rate)
             num_taken = num_read
             yield window
+
+
+async def _open_sound(engine: Engine, open_file: Callable[[], ClipSound]) -> ClipSound:
+    """Open a file in the pool; what was opened for a caller who is cancelled meanwhile is closed."""
+    opened: list[ClipSound] = []
+    try:
+        await engine.run(lambda: opened.append(open_file()))
+    except BaseException:
+        for sound in opened:
+            sound.close()
+        raise
+    return opened[0]
 
 
 async def answer_clip(

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+from service.decoders.interface import Decoders, LocalDecoders
 from service.errors import NotReady
 from service.inference.catalog import Catalog
 from service.observer import Observer
@@ -26,8 +27,9 @@ class Engine:
     Attributes:
         settings: The settings.
         metrics: Watches.
-        executor: Where sound is decoded.
+        executor: Where what blocks is waited for.
         clock: Seconds, rising.
+        decoders: Decode files and streams of containers; by default in this process.
         tracer: Follows requests and streams on their way.
     """
 
@@ -35,6 +37,7 @@ class Engine:
     metrics: Observer
     executor: ThreadPoolExecutor
     clock: Callable[[], float] = time.monotonic
+    decoders: Decoders = field(default_factory=LocalDecoders)
     tracer: Tracer = field(default_factory=NullTracer)
     _catalog: Catalog | None = field(init=False, default=None)
 

@@ -7,6 +7,7 @@
     │   ├── InvalidParameter            400 / 4400
     │   │   └── UnknownLabel
     │   ├── UndecodableAudio            400 / 4415  sound, but broken
+    │   ├── DecodingFailed              422 / 4415  sound that its decoder crashed on, or could not be done with
     │   ├── UnsupportedAudio            415 / 4415  not sound, or none that we read
     │   │   └── NotStreamable           a container whose index comes last, as a stream
     │   ├── Unauthorised                401 / 4401  no key, or none that is known
@@ -21,6 +22,8 @@
     │   ├── CutSample, BadMessage       400 / 1007  a raw stream that ends inside a sample; text that is no message
     │   ├── ProtocolViolation           400 / 4400  a message that is not allowed now
     │   ├── StreamExpired               408 / 4408  idle, or past the maximum duration
+    │   ├── RequestTimeout              408         a request that comes too slowly
+    │   ├── TooManyMessages             429 / 4429  text messages faster than the limit
     │   ├── Unavailable                 503 / 4503
     │   │   ├── QueueFull, DeadlineExceeded, NotReady, Overloaded
     │   │   └── Draining                close 1001
@@ -81,6 +84,14 @@ class UndecodableAudio(ServiceError):
 
     code = "undecodable_audio"
     http_status = 400
+    close_code = 4415
+
+
+class DecodingFailed(ServiceError):
+    """The decoder crashed, took too long or wanted too much memory: the sound is damaged, or made to do that."""
+
+    code = "decoding_failed"
+    http_status = 422
     close_code = 4415
 
 
@@ -204,6 +215,22 @@ class StreamExpired(ServiceError):
     code = "stream_expired"
     http_status = 408
     close_code = 4408
+
+
+class RequestTimeout(ServiceError):
+    """A request's head or body came too slowly, or not at all."""
+
+    code = "request_timeout"
+    http_status = 408
+    close_code = 4408
+
+
+class TooManyMessages(ServiceError):
+    """Text messages came faster than a stream may send them."""
+
+    code = "too_many_messages"
+    http_status = 429
+    close_code = 4429
 
 
 class Unavailable(ServiceError):

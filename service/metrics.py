@@ -24,7 +24,7 @@ from prometheus_client.metrics_core import GaugeMetricFamily
 
 from service.gpus import GpuReader
 from service.inference.runner import ModelSpec
-from service.observer import DropReason, Source, Stage, WasteReason
+from service.observer import DecoderFailure, DropReason, Source, Stage, WasteReason
 
 MULTIPROCESS_VARIABLE: Final = "PROMETHEUS_MULTIPROC_DIR"
 STAGES: Final = ("decode", "resample", "queue", "infer", "postprocess")
@@ -32,6 +32,7 @@ DROP_REASONS: Final = ("lag", "disconnect", "inference_failed", "closed")
 SOURCES: Final = ("clip", "stream")
 WASTE_REASONS: Final = ("left", "late")
 REFUSALS: Final = ("full", "draining", "not_ready")
+DECODER_FAILURES: Final = ("crash", "time", "memory")
 # One for each close code of the contract, and the ends that send none.
 STREAM_OUTCOMES: Final = (
     "done",
@@ -49,7 +50,7 @@ STREAM_OUTCOMES: Final = (
     "failed",
 )
 # The statuses that the contract names; any other counts under its class (3xx).
-STATUSES: Final = frozenset({200, 400, 401, 403, 404, 405, 413, 415, 422, 429, 499, 500, 503})
+STATUSES: Final = frozenset({200, 400, 401, 403, 404, 405, 408, 413, 415, 422, 429, 499, 500, 503})
 OTHER: Final = "other"
 MAX_ROUTES: Final = 64
 
@@ -136,6 +137,12 @@ class Metrics:
         self._refusals = Counter(
             "sonotag_streams_refused", "Websocket upgrades refused, by reason.", ["reason"], registry=registry
         )
+        self._decoder_failures = Counter(
+            "sonotag_decoder_failures",
+            "Decoder processes that were given up, with the file or stream they were decoding.",
+            ["reason"],
+            registry=registry,
+        )
         self._model_info = Gauge(
             "sonotag_model_info",
             "1 for each model that is served, with where and in what it runs.",
@@ -204,6 +211,8 @@ class Metrics:
             self._streams.labels(outcome)
         for refusal in REFUSALS:
             self._refusals.labels(refusal)
+        for failure in DECODER_FAILURES:
+            self._decoder_failures.labels(failure)
         self._build_info.labels(_version_of("sonotag"), platform.python_version(), _onnxruntime_version()).set(1)
 
     def service_configured(self, *, num_workers: int, max_streams: int, max_lag_seconds: float) -> None:
@@ -296,6 +305,10 @@ class Metrics:
     def stream_refused(self, reason: str) -> None:
         """See `Observer`."""
         self._refusals.labels(_known(reason, REFUSALS)).inc()
+
+    def decoder_failed(self, failure: DecoderFailure) -> None:
+        """See `Observer`."""
+        self._decoder_failures.labels(_known(failure, DECODER_FAILURES)).inc()
 
     def render(self) -> tuple[bytes, str]:
         """Return the page for a scrape, over all workers, and its content type. It reads files when there are several."""

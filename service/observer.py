@@ -8,6 +8,7 @@ Stage = Literal["decode", "resample", "queue", "infer", "postprocess"]
 DropReason = Literal["lag", "disconnect", "inference_failed", "closed"]
 Source = Literal["clip", "stream"]
 WasteReason = Literal["left", "late"]
+DecoderFailure = Literal["crash", "time", "memory"]
 
 
 class Observer(Protocol):
@@ -46,6 +47,9 @@ class Observer(Protocol):
     def stream_refused(self, reason: str) -> None:
         """An upgrade was refused: `full`, `draining` or `not_ready`."""
 
+    def decoder_failed(self, failure: DecoderFailure) -> None:
+        """A decoder process had to be given up, with the file or stream it was decoding."""
+
 
 class NullObserver:
     """Watches nothing."""
@@ -81,4 +85,7 @@ class NullObserver:
         """See `Observer`."""
 
     def stream_refused(self, reason: str) -> None:
+        """See `Observer`."""
+
+    def decoder_failed(self, failure: DecoderFailure) -> None:
         """See `Observer`."""

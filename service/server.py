@@ -25,6 +25,7 @@ from fastapi import FastAPI
 
 from service import exit_codes
 from service.api.forwarded import ForwardedHeaders
+from service.connection import timed_connection
 from service.errors import SettingsError
 from service.lifecycle import Lifecycle
 from service.logs import log_event
@@ -38,7 +39,8 @@ _SHUTDOWN_SECONDS = 5
 # Longer than the idle time-outs of the usual proxies (nginx and most balancers: 60 s), so that it is always the proxy that
 # closes an idle connection: it would answer 502 when the server closes one it is just using.
 _KEEP_ALIVE_SECONDS = 75
-_MIN_HARD_FRAME_CAP = 16 * 1024**2
+# Text messages of 65,536 characters, which may take four bytes each, are refused by us.
+_MIN_HARD_FRAME_CAP = 512 * 1024
 SAME_SIGNAL_SECONDS: Final = 0.5
 """Signals this close together are one: make, `timeout` and terminals send theirs to a process and to its group."""
 
@@ -173,7 +175,7 @@ def make_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
         ForwardedHeaders(app, settings.trusted_proxies),
         lifespan="on",
         loop="uvloop",
-        http="h11",
+        http=timed_connection(settings.receive_timeout_seconds),
         log_config=None,
         access_log=False,
         server_header=False,
@@ -188,7 +190,8 @@ def make_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
         # a message it has not taken: one message, and what one read of the socket brought, is all that waits in here.
         # (ws_max_queue is for the other implementation; this one has no such queue.)
         ws="websockets-sansio",
-        ws_max_size=max(_MIN_HARD_FRAME_CAP, 4 * settings.max_frame_bytes),
+        # Twice, so that a frame that is too large is told so, and no more, since each stream can make us hold it.
+        ws_max_size=max(_MIN_HARD_FRAME_CAP, 2 * settings.max_frame_bytes),
         # Sound does not compress, and a deflated frame may blow up a thousandfold.
         ws_per_message_deflate=False,
         # Pings keep the idle timers of proxies and address translators from closing a quiet stream. A missing pong closes

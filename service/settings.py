@@ -163,6 +163,47 @@ class Settings(BaseSettings):
         le=2**40,
         description="Largest body that REST takes. 2 GiB hold two hours of 16-bit stereo at 48 kHz (1.3 GiB).",
     )
+    max_decoders: int = Field(
+        16,
+        ge=1,
+        le=1024,
+        description="Files that are decoded at once in one worker, each in a process of its own, for as long as they are "
+        "scored; as many wait, more are answered 503. 16 let short clips by while long ones take their time.",
+    )
+    max_container_streams: int = Field(
+        64,
+        ge=1,
+        le=100_000,
+        description="Streams with encoding=auto that are decoded at once in one worker, each in a process of its own (about "
+        "8 MB); raw samples need none. 64 take 0.5 GB.",
+    )
+    decode_timeout_seconds: float = Field(
+        10,
+        ge=1,
+        le=3600,
+        description="How long decoding may take for the next second of sound, and how much CPU time it may use without giving "
+        "any; then its process is ended and the request answered 422. Real sound takes milliseconds.",
+    )
+    decoder_memory_bytes: int = Field(
+        512 * 1024**2,
+        ge=64 * 1024**2,
+        le=64 * 1024**3,
+        description="Memory that decoding one file or stream may use. 512 MiB hold the index of an MP4 of three days.",
+    )
+    receive_timeout_seconds: float = Field(
+        20,
+        gt=0,
+        le=3600,
+        description="How long the head of a request may take, and how long its body may pause; a body that comes with less "
+        "than 1 kB/s is given up too (408). 20 s outlast a bad connection, not one that is held open on purpose.",
+    )
+    max_messages_per_second: float = Field(
+        20,
+        gt=0,
+        le=1_000_000,
+        description="Text messages that one stream may send, ten seconds' worth at once; more ends it with 4429. A slider on a "
+        "page sends a few a second. Frames of sound are not counted.",
+    )
     max_streams: int = Field(
         1000,
         ge=1,

@@ -69,9 +69,10 @@ _ERRORS: dict[int | str, dict[str, object]] = {
         401: "No API key or token, or none that is known",
         403: "The key is not for this, or a page elsewhere asks",
         404: "No such model",
+        408: "The body came too slowly",
         413: "Too long or too large",
         415: "Not sound",
-        422: "Fewer samples than the model needs",
+        422: "Fewer samples than the model needs, or sound that its decoder could not be done with",
         429: "The key's quota is used up; Retry-After says when to try again",
         500: "Our own fault",
         503: "Queue full, too late, draining or not ready; Retry-After says when to try again",
@@ -117,7 +118,7 @@ def _batch_to_json(results: list[ClipAnswer | ErrorAnswer]) -> bytes:
 
 @asynccontextmanager
 async def _only_clip(request: Request, services: Services) -> AsyncIterator[IO[bytes]]:
-    async with open_clips(request, services.settings.max_body_bytes) as files:
+    async with open_clips(request, services.settings) as files:
         if len(files) > 1:
             raise InvalidParameter(
                 f"the body has {len(files)} parts called file: one here, several at /v1/classify/batch", param=FILE_FIELD
@@ -154,7 +155,7 @@ async def classify_batch(request: Request, query: Annotated[ClassifyQuery, Query
         plan = make_plan(batcher.spec, query, services.settings.events)
         async with (
             services.guard.metering(caller_of(request)) as meter,
-            open_clips(request, services.settings.max_body_bytes) as files,
+            open_clips(request, services.settings) as files,
         ):
             places = min(MAX_PLACES, batcher.max_places(Priority.BULK))
             with batcher.reserve(places, Priority.BULK) as reservation:

@@ -14,43 +14,54 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import Message
 
-from service.errors import BodyTooLarge, InvalidParameter
+from service.errors import BodyTooLarge, InvalidParameter, RequestTimeout
+from service.settings import Settings
 from service.validation import MAX_SHOWN
 
 T = TypeVar("T")
 
 SPOOL_BYTES = 1024 * 1024
 """Up to this much of a body stays in memory."""
+MIN_BYTES_PER_SECOND = 1000
+"""Of a body on the whole, after its first pause: a twentieth of the slowest line that anybody calls broadband."""
 MAX_FILES = 256
 FILE_FIELD = "file"
 
 
-_SETTING = "SONOTAG_MAX_BODY_BYTES"
+def _too_large(got: str, limit: int, setting: str) -> BodyTooLarge:
+    return BodyTooLarge(f"the body has {got} bytes, at most {limit} are read{setting}")
 
 
-def _too_large(got: str, limit: int, setting: str | None) -> BodyTooLarge:
-    return BodyTooLarge(f"the body has {got} bytes, at most {limit} are read" + (f" ({setting})" if setting else ""))
-
-
-def limit_body(request: Request, max_bytes: int, *, setting: str | None = _SETTING) -> Request:
-    """Return the request with a body that raises `BodyTooLarge` once more than `max_bytes` have come.
+def limit_body(request: Request, settings: Settings, *, max_bytes: int | None = None) -> Request:
+    """Return the request with a body that raises `BodyTooLarge` once too much has come, `RequestTimeout` where nothing does.
 
     Args:
         request: The request.
-        max_bytes: Of the whole body.
-        setting: What sets the limit, if that can be set.
+        settings: What the body is held to.
+        max_bytes: Of the whole body, in place of what the settings say.
 
     Raises:
         BodyTooLarge: The declared length is above the limit already.
     """
+    setting = "" if max_bytes else " (SONOTAG_MAX_BODY_BYTES)"
+    max_bytes, max_pause = max_bytes or settings.max_body_bytes, settings.receive_timeout_seconds
     declared = request.headers.get("content-length", "")
     if declared.isdecimal() and int(declared) > max_bytes:
         raise _too_large(declared, max_bytes, setting)
     received = 0
+    started = asyncio.get_running_loop().time()
 
     async def receive() -> Message:
         nonlocal received
-        message = await request.receive()
+        waited = asyncio.get_running_loop().time() - started
+        try:
+            async with asyncio.timeout(min(max_pause, max_pause + received / MIN_BYTES_PER_SECOND - waited)):
+                message = await request.receive()
+        except TimeoutError:
+            raise RequestTimeout(
+                f"after {received} bytes the body paused for {max_pause:g} s (SONOTAG_RECEIVE_TIMEOUT_SECONDS), or it comes "
+                f"with less than {MIN_BYTES_PER_SECOND} bytes a second"
+            ) from None
         received += len(message.get("body", b""))
         if received > max_bytes:
             raise _too_large(f"more than {max_bytes}", max_bytes, setting)
@@ -60,18 +71,19 @@ def limit_body(request: Request, max_bytes: int, *, setting: str | None = _SETTI
 
 
 @asynccontextmanager
-async def open_clips(request: Request, max_bytes: int) -> AsyncIterator[list[IO[bytes]]]:
+async def open_clips(request: Request, settings: Settings) -> AsyncIterator[list[IO[bytes]]]:
     """Yield the clips of a request as seekable files at their start: its `file` parts, or its whole body.
 
     Args:
         request: The request; its body is read here.
-        max_bytes: Of the whole body.
+        settings: What the body is held to.
 
     Raises:
         BodyTooLarge: The body is larger.
+        RequestTimeout: It comes too slowly.
         InvalidParameter: A multipart body has no `file`, too many, or other fields.
     """
-    request = limit_body(request, max_bytes)
+    request = limit_body(request, settings)
     if request.headers.get("content-type", "").split(";")[0].strip().lower() != "multipart/form-data":
         with tempfile.SpooledTemporaryFile(max_size=SPOOL_BYTES) as body:
             async for chunk in request.stream():

@@ -15,6 +15,7 @@ from service.audio.containers import MAX_CHANNELS, READ_BYTES, ContainerDecoder
 from service.audio.formats import MAX_SAMPLE_RATE, MIN_SAMPLE_RATE
 from service.audio.pcm import MonoMixer
 from service.audio.recognition import IndexScanner, Recogniser
+from service.audio.wav_header import is_plain_wav
 
 Float32Array = npt.NDArray[np.float32]
 
@@ -83,10 +84,11 @@ class AudioFile:
 def open_audio(file: BinaryIO, *, channel: int | None) -> AudioFile:
     """Open a file of sound. What its bytes are decides, not its name.
 
-    Uncompressed WAV and AIFF go through libsndfile. All else goes through FFmpeg, in order and without seeking, so that a
-    file and its stream give the same samples also where they are damaged or cut (FLAC too: libsndfile gives up on a damaged
-    one where FFmpeg goes on; on a whole one they agree exactly). Only an MP4 whose index is at its end, and a CAF, whose
-    packet table may be, are read with seeking. A file that breaks off gives what came before.
+    Uncompressed WAV whose header is beyond doubt goes through libsndfile, which states its exact length. All else goes
+    through FFmpeg, in order and without seeking, so that a file and its stream give the same samples also where they are
+    damaged or cut (FLAC too: libsndfile gives up on a damaged one where FFmpeg goes on; on a whole one they agree exactly).
+    Only an MP4 whose index is at its end, and a CAF, whose packet table may be, are read with seeking. A file that breaks off
+    gives what came before.
 
     Args:
         file: A seekable binary file, read from its start; it stays the caller's, who keeps it open as long as the result.
@@ -105,11 +107,20 @@ def open_audio(file: BinaryIO, *, channel: int | None) -> AudioFile:
         data = file.read(_CHUNK_BYTES)
         container = recogniser.push(data) if data else recogniser.finish()
     start = recogniser.offset
-    if container in ("wav", "aiff") and (decoder := _open_lossless(file, start, channel)) is not None:
-        return AudioFile(decoder, container)
+    if container == "wav" and _is_for_libsndfile(file, start):
+        decoder = _open_lossless(file, start, channel)
+        if decoder is not None:
+            return AudioFile(decoder, container)
     is_seekable = container == "caf" or (container == "mp4" and _has_index_last(file, start))
     source = _SeekableSource(file, start) if is_seekable else _OrderedSource(file, start)
     return AudioFile(ContainerDecoder(source, container, channel=channel), container)
+
+
+def _is_for_libsndfile(file: BinaryIO, start: int) -> bool:
+    """A damaged header must not mean one thing in a file and another one in its stream; what FFmpeg does not read at all (RIFX,
+    the big-endian WAV) cannot."""
+    file.seek(start)
+    return file.read(4) == b"RIFX" or is_plain_wav(file, start)
 
 
 def _has_index_last(file: BinaryIO, start: int) -> bool:

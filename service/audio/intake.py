@@ -19,6 +19,7 @@ from service.audio.stopwatch import Clock, Observe, Stopwatch
 from service.errors import NotStreamable
 
 Int16Array = npt.NDArray[np.int16]
+Float32Array = npt.NDArray[np.float32]
 
 
 class Intake(Protocol):
@@ -59,6 +60,52 @@ class Intake(Protocol):
 
     def close(self) -> None:
         """Give everything up, also a decoder that waits. Idempotent; later calls of the others yield nothing."""
+        ...
+
+
+class StreamDecoder(Protocol):
+    """Decodes a container that is pushed; see `service.audio.pipe.DecoderThread` for the laws of it."""
+
+    @property
+    def sample_rate(self) -> int | None:
+        """Hz; None until the decoder knows it, which is before its first sound is taken."""
+        ...
+
+    @property
+    def channels(self) -> int | None:
+        """Likewise."""
+        ...
+
+    def start(self, container: str) -> None:
+        """Begin, once: the bytes are this container. After `close` nothing starts."""
+        ...
+
+    def push(self, data: bytes | bytearray | memoryview) -> None:
+        """Hand over bytes; what comes after the decoder's end is dropped."""
+        ...
+
+    def end(self) -> None:
+        """Say that no bytes follow."""
+        ...
+
+    def take(self) -> Float32Array | None:
+        """Wait for sound, float32 `[n]`, at most two seconds of it; None when all that was pushed is decoded.
+
+        Raises:
+            ServiceError: What ended the decoder, once its sound is taken, each time.
+        """
+        ...
+
+    def close(self) -> None:
+        """Let it go, from any thread, at any time. Sound not yet taken is lost."""
+        ...
+
+
+class MakeDecoder(Protocol):
+    """Makes a `StreamDecoder` for one stream."""
+
+    def __call__(self, *, channel: int | None) -> StreamDecoder:
+        """Return a new one that picks a channel, or takes the mean of all."""
         ...
 
 
@@ -129,23 +176,30 @@ class RawIntake:
 class ContainerIntake:
     """An `Intake` for a stream that is a container (`encoding=auto`): what its first bytes are decides.
 
-    It decodes in a thread of its own, which ends with the stream, with `close`, or when nobody holds the intake any more.
+    Its decoder ends with the stream, with `close`, or when nobody holds the intake any more.
 
     Args:
         channel: The channel to pick, from 0; None for the mean of all.
         target_rate: Hz of the samples to give.
         observe: Hears the seconds of ``decode`` and ``resample``, once for each push.
         clock: Seconds, rising; without it nothing is measured.
+        make_decoder: Gives the decoder, which then belongs to this intake; by default a thread of this process.
     """
 
     def __init__(
-        self, *, channel: int | None, target_rate: int, observe: Observe | None = None, clock: Clock | None = None
+        self,
+        *,
+        channel: int | None,
+        target_rate: int,
+        observe: Observe | None = None,
+        clock: Clock | None = None,
+        make_decoder: MakeDecoder = DecoderThread,
     ) -> None:
         self._target_rate = target_rate
         self._stopwatch = Stopwatch(observe, clock)
         self._recogniser = Recogniser()
         self._scanner: IndexScanner | None = None
-        self._decoder = DecoderThread(channel=channel)
+        self._decoder = make_decoder(channel=channel)
         self._resampler: Resampler | None = None
         self._is_started = False
         self._is_finished = False

@@ -20,6 +20,7 @@ import pydantic
 
 from service.errors import BundleError
 from service.inference.runner import FloatArray, Int16Array, Int64Array, Precision, Provider
+from service.inference.untrusted import check_graph_file, find_inside, load_arrays
 from service.labels import LabelSet
 
 FORMAT_VERSION = 1
@@ -27,6 +28,11 @@ MANIFEST_FILE = "bundle.json"
 GOLDEN_FILE = "golden.npz"
 CARD_FILE = "README.md"
 MAX_MANIFEST_BYTES = 4_000_000
+MAX_GRAPH_BYTES = 64 * 1024**2
+"""Of a graph beside its parameters: nodes and constants; the mel filters and the DFT take a few."""
+MAX_GOLDEN_ROWS = 256
+MAX_WINDOW_SECONDS = 600
+MAX_SAMPLE_RATE = 192_000
 
 Sha256 = Annotated[str, pydantic.Field(pattern=r"^[0-9a-f]{64}$")]
 FileName = Annotated[str, pydantic.Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
@@ -129,6 +135,8 @@ class Manifest(_Frozen):
             raise ValueError("labels: ids must be 0, 1, 2, ... in order")
         if not self.precisions:
             raise ValueError("precisions: the bundle holds none")
+        if self.sample_rate > MAX_SAMPLE_RATE or self.window_samples > MAX_WINDOW_SECONDS * self.sample_rate:
+            raise ValueError(f"sample_rate is above {MAX_SAMPLE_RATE} Hz, or the window longer than {MAX_WINDOW_SECONDS} s")
         if not self.min_samples <= self.window_samples:
             raise ValueError("min_samples is above window_samples")
         return self
@@ -190,6 +198,15 @@ class Bundle:
         """Return the path of one precision's graph; `precision` must be one the manifest names."""
         return self.folder / self.manifest.precisions[precision].file
 
+    @property
+    def _max_golden_bytes(self) -> dict[str, int]:
+        manifest = self.manifest
+        return {
+            "waveform": MAX_GOLDEN_ROWS * manifest.window_samples * 2,
+            "lengths": MAX_GOLDEN_ROWS * 8,
+            "scores": MAX_GOLDEN_ROWS * len(manifest.labels) * 4,
+        }
+
     def load_golden(self) -> Golden:
         """Read ``golden.npz``.
 
@@ -198,8 +215,8 @@ class Bundle:
         """
         manifest = self.manifest
         try:
-            with (self.folder / GOLDEN_FILE).open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-                golden = Golden(arrays["waveform"], arrays["lengths"], arrays["scores"])
+            with (self.folder / GOLDEN_FILE).open("rb") as file:
+                golden = Golden(**load_arrays(file, self._max_golden_bytes))
         except (OSError, KeyError, ValueError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
             raise BundleError(f"bundle {manifest.name!r}: {GOLDEN_FILE} cannot be read: {error}") from error
         count = golden.lengths.size
@@ -234,7 +251,7 @@ def open_bundle(folder: Path) -> Bundle:
     Raises:
         BundleError: It is no bundle, of another format version, incomplete or altered; the message says which.
     """
-    path = folder / MANIFEST_FILE
+    path = find_inside(folder, MANIFEST_FILE)
     if not path.is_file():
         raise BundleError(f"{folder} is no bundle: it has no {MANIFEST_FILE}")
     try:
@@ -256,9 +273,26 @@ def open_bundle(folder: Path) -> Bundle:
         raise BundleError(f"{path}: {where}: {first['msg']}") from error
     expected = {entry.file: entry.sha256 for entry in manifest.precisions.values()} | {GOLDEN_FILE: manifest.golden_sha256}
     for name, sha256 in expected.items():
-        file = folder / name
+        file = find_inside(folder, name)
         if not file.is_file():
             raise BundleError(f"bundle {manifest.name!r} is incomplete: {name} is missing from {folder}")
         if hash_file(file) != sha256:
             raise BundleError(f"bundle {manifest.name!r} is altered: {name} is not the file that export wrote")
+    for entry in manifest.precisions.values():
+        _check_size(folder / entry.file, manifest)
+        check_graph_file(folder / entry.file)
     return Bundle(folder, manifest)
+
+
+def _check_size(path: Path, manifest: Manifest) -> None:
+    """Refuse a graph that is larger than its parameters in float32 and what comes with them.
+
+    Raises:
+        BundleError: It is.
+    """
+    expected = 4 * manifest.architecture.num_parameters + MAX_GRAPH_BYTES
+    if (size := path.stat().st_size) > expected:
+        raise BundleError(
+            f"bundle {manifest.name!r}: {path.name} has {size} bytes, its {manifest.architecture.num_parameters} parameters "
+            f"take at most {expected}"
+        )

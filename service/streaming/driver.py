@@ -64,6 +64,7 @@ def limits_of(settings: Settings) -> Limits:
         idle_seconds=settings.idle_seconds,
         max_stream_seconds=settings.max_stream_seconds,
         max_frame_bytes=settings.max_frame_bytes,
+        max_messages_per_second=settings.max_messages_per_second,
     )
 
 
@@ -286,7 +287,13 @@ class StreamDriver:
         observe = self._engine.metrics.stage_seconds
         if audio.raw:
             return RawIntake(audio.raw, channel=audio.channel, target_rate=spec.sample_rate, observe=observe, clock=self._clock)
-        return ContainerIntake(channel=audio.channel, target_rate=spec.sample_rate, observe=observe, clock=self._clock)
+        return ContainerIntake(
+            channel=audio.channel,
+            target_rate=spec.sample_rate,
+            observe=observe,
+            clock=self._clock,
+            make_decoder=self._engine.decoders.stream_decoder,
+        )
 
 
 def _our_fault() -> ServiceError:

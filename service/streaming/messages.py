@@ -126,7 +126,8 @@ def parse_query(items: list[tuple[str, str]]) -> Start:
     """Parse the query string of the upgrade: the fields of `start`, with `labels` and `exclude` repeatable.
 
     Raises:
-        InvalidParameter: A field does not exist, is given twice or is out of range.
+        InvalidParameter: A field does not exist or is out of range.
+        ProtocolViolation: A field is given twice, with different values.
     """
     document: dict[str, object] = {}
     for name, value in items:
@@ -209,6 +210,7 @@ class Limits(pydantic.BaseModel):
     idle_seconds: float
     max_stream_seconds: float
     max_frame_bytes: int
+    max_messages_per_second: float = 20.0
 
 
 class Ready(ServerMessage):

@@ -47,6 +47,7 @@ from service.streaming.messages import (
     parse_client_message,
     parse_query,
 )
+from service.streaming.rate import MessageRate
 from service.streaming.sound import StreamSound
 
 
@@ -75,6 +76,7 @@ class StreamSession:
         self._models = models
         self._default_model = default_model
         self._limits = limits
+        self._rate = MessageRate(limits.max_messages_per_second)
         self._event_defaults = events
         self._state = _State.CONFIGURING
         self._given = Start()
@@ -165,6 +167,7 @@ class StreamSession:
             return []
         self._active_at = now
         try:
+            self._rate.count(now)
             message = parse_client_message(text)
         except (InvalidParameter, ProtocolViolation) as error:
             if self._active is None:

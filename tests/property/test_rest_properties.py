@@ -26,6 +26,7 @@ REJECTIONS = {
     "undecodable_audio": 400,
     "clip_too_short": 422,
     "clip_too_long": 413,
+    "decoding_failed": 422,
 }
 """Every way in which bytes may be no clip."""
 NAMES = ["a.wav", "a.flac", "a.aiff", "a.ogg", "a.opus", "a.mp3", "a.m4a", "a.webm", "a.aac", "a.au", "a.caf"]

@@ -14,7 +14,7 @@ from service.errors import CutSample, DeadlineExceeded, InferenceFailed
 from tests.support.runners import expected_scores
 from tests.support.streams import LIMITS, RAW, DrivenSession
 
-LEGAL_CLOSES = {1000, 1001, 1007, 1011, 4400, 4408, 4413, 4415, 4503}
+LEGAL_CLOSES = {1000, 1001, 1007, 1011, 4400, 4408, 4413, 4415, 4429, 4503}
 
 texts = st.one_of(
     st.text(max_size=20),

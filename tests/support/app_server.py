@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import functools
 import signal
 import threading
 from collections.abc import Iterator
@@ -10,12 +12,21 @@ from pathlib import Path
 from typing import Any
 
 from service.app import create_app
+from service.decoders.nursery import Nursery
 from service.metrics import Metrics
 from service.server import DrainingServer, make_config
 from service.settings import Settings
 from service.sockets import describe, listen
 from service.tracing import Tracer
 from tests.support.runners import WAIT_SECONDS, FakeRunner
+
+
+@functools.cache
+def shared_nursery() -> Nursery:
+    """Return what makes the decoder processes of all tests' services: loading its libraries for each would take minutes."""
+    nursery = Nursery()
+    atexit.register(nursery.close)
+    return nursery
 
 
 class AppServer:
@@ -32,7 +43,7 @@ class AppServer:
         # What the developer's machine was measured at is nothing that a test knows.
         self.settings = Settings(_env_file=None, **{"port": 0, "capacity_file": Path("/nonexistent")} | settings)
         self.runner = runner
-        app = create_app(self.settings, runner=runner, tracer=tracer)
+        app = create_app(self.settings, runner=runner, tracer=tracer, nursery=shared_nursery())
         self.metrics: Metrics = app.state.metrics
         self.lifecycle = app.state.lifecycle
         self._sockets = listen(self.settings)

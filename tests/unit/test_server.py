@@ -205,9 +205,9 @@ def test_a_socket_left_by_a_crash_is_replaced_but_one_in_use_and_a_file_are_not(
 def test_websockets_are_set_up_for_sound() -> None:
     config = make_config(create_app(settings()), settings(max_frame_bytes="33554432"))
     assert config.ws_ping_timeout is None
-    assert config.ws_max_size == 128 * 1024**2
+    assert config.ws_max_size == 64 * 1024**2
     assert not config.ws_per_message_deflate
-    assert make_config(create_app(settings()), settings()).ws_max_size == 16 * 1024**2
+    assert make_config(create_app(settings()), settings()).ws_max_size == 2 * 1024**2
 
 
 def test_forwarded_headers_are_believed_by_setting() -> None:

@@ -205,3 +205,34 @@ def test_another_window_changes_the_positions_and_nothing_else(tmp_path: Path) -
     assert all(longer.weights[name] is tensor for name, tensor in checkpoint.weights.items() if name != POSITIONS)
     with pytest.raises(CheckpointError, match="a patch alone needs 16"):
         checkpoint.with_window(0.1)
+
+
+@pytest.mark.parametrize("name", ["README.md", "config.json", "model.safetensors"])
+def test_a_link_that_leads_out_of_the_folder_is_refused(tmp_path: Path, name: str) -> None:
+    folder = write_checkpoint(tmp_path / "c")
+    secret = tmp_path / "secret"
+    secret.write_text("what the exporter may read and nobody should see")
+    (folder / name).unlink(missing_ok=True)
+    (folder / name).symlink_to(secret)
+    with pytest.raises(CheckpointError, match=f"{name} leads outside"):
+        load_checkpoint(str(folder))
+
+
+def test_the_links_of_the_hubs_cache_are_followed(tmp_path: Path) -> None:
+    snapshot = write_checkpoint(tmp_path / "models--a--b" / "snapshots" / "main")
+    blobs = tmp_path / "models--a--b" / "blobs"
+    blobs.mkdir()
+    for path in list(snapshot.iterdir()):
+        path.rename(blobs / path.name)
+        path.symlink_to(blobs / path.name)
+    assert load_checkpoint(str(snapshot)).labels == tuple(LABELS)
+
+
+@pytest.mark.parametrize(
+    "text", ["[" * 100_000, '{"model_type": "audio-spectrogram-transformer", "num_hidden_layers": 1000000000}']
+)
+def test_a_configuration_that_asks_for_too_much_is_refused(tmp_path: Path, text: str) -> None:
+    folder = write_checkpoint(tmp_path / "c")
+    (folder / "config.json").write_text(text)
+    with pytest.raises(CheckpointError, match=r"config\.json"):
+        load_checkpoint(str(folder))

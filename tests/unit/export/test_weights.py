@@ -1,4 +1,5 @@
 import os
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,24 @@ def test_a_truncated_file_is_refused_in_one_line(tmp_path: Path, name: str, keep
         read_tensors(path)
     assert name in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_file_that_unpacks_to_more_than_it_is_is_refused(tmp_path: Path) -> None:
+    torch.save({"a": torch.zeros(10_000_000)}, tmp_path / "plain.pth")
+    with (
+        zipfile.ZipFile(tmp_path / "plain.pth") as plain,
+        zipfile.ZipFile(tmp_path / "bomb.pth", "w", zipfile.ZIP_DEFLATED) as bomb,
+    ):
+        for member in plain.infolist():
+            bomb.writestr(member.filename, plain.read(member))
+    with pytest.raises(CheckpointError, match=r"bomb\.pth has \d+ bytes and unpacks to \d+"):
+        read_tensors(tmp_path / "bomb.pth")
+
+
+def test_a_tensor_that_claims_more_than_its_file_is_refused(tmp_path: Path) -> None:
+    torch.save({"a": torch.zeros(1).expand(10**6, 10**6)}, tmp_path / "a.pth")
+    with pytest.raises(CheckpointError, match="'a' claims 4000000000000 bytes"):
+        read_tensors(tmp_path / "a.pth")
 
 
 def test_what_is_no_tensor_is_refused(tmp_path: Path) -> None:

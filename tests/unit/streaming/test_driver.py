@@ -27,7 +27,7 @@ SECOND = level(1, 16_000).tobytes()
 async def engine() -> AsyncIterator[Engine]:
     runner = FakeRunner()
     with ThreadPoolExecutor(2) as executor:
-        settings = Settings(_env_file=None, max_ahead_seconds=3)
+        settings = Settings(_env_file=None, max_ahead_seconds=3, max_messages_per_second=1000)
         engine = Engine(settings=settings, metrics=NullObserver(), executor=executor)
         batcher = Batcher(runner, max_queue_windows=8, observer=engine.metrics)
         engine.catalog = Catalog({"fake": batcher})

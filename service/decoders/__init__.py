@@ -1,0 +1,1 @@
+"""Sound from strangers, decoded in processes that can do nothing else."""

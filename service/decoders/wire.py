@@ -1,0 +1,182 @@
+"""What the service and a decoder process say to each other, over a pair of sockets.
+
+::
+
+    service                       decoder
+    FILE (with a descriptor)  ──▶
+                              ◀── OPENED, BLOCK ..., then DONE or FAILED; ready for the next FILE
+
+    STREAM                    ──▶
+    DATA or END               ◀── WANTED           each WANTED is answered once; nothing is sent unasked
+                              ◀── OPENED, BLOCK ..., then DONE or FAILED; the process ends
+
+Back-pressure is the socket's: a decoder that is ahead waits in `send`. The service believes nothing that a decoder says: a
+length out of bounds, an unknown kind or a payload of another form is a `WireError`, and the process is killed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import os
+import socket
+import struct
+import time
+from typing import Annotated, Literal
+
+import pydantic
+
+MAX_PAYLOAD_BYTES = 1024 * 1024
+"""A second of float32 at 192 kHz has 768,000 bytes."""
+DATA_BYTES = 65_536
+"""Of a stream, sent at once."""
+MAX_MESSAGE_CHARS = 1000
+
+_HEADER = struct.Struct("<BI")
+BLOCK_HEADER = struct.Struct("<ddQ")
+"""Before a file's samples: seconds of decoding, seconds of resampling, bytes of the file read so far."""
+
+
+class Kind(enum.IntEnum):
+    """What a message is."""
+
+    FILE = 1
+    STREAM = 2
+    DATA = 3
+    END = 4
+    OPENED = 5
+    BLOCK = 6
+    WANTED = 7
+    DONE = 8
+    FAILED = 9
+
+
+class _Message(pydantic.BaseModel):
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+Rate = Annotated[int, pydantic.Field(ge=1, le=10_000_000)]
+
+
+class FileJob(_Message):
+    """FILE: decode the file whose descriptor comes along, and resample it."""
+
+    channel: int | None
+    target_rate: Rate
+
+
+class StreamJob(_Message):
+    """STREAM: decode what comes as DATA."""
+
+    container: str
+    channel: int | None
+
+
+class Opened(_Message):
+    """OPENED: what the header said."""
+
+    container: Annotated[str, pydantic.Field(max_length=20)]
+    sample_rate: Rate
+    channels: Annotated[int, pydantic.Field(ge=1, le=1000)]
+    num_frames: Annotated[int, pydantic.Field(ge=0)] | None = None
+
+
+class Failed(_Message):
+    """FAILED: why no more can be decoded. A `code` is that of a `ServiceError`; `memory` and `bug` are the decoder's own."""
+
+    code: Annotated[str, pydantic.Field(max_length=40)]
+    message: Annotated[str, pydantic.Field(max_length=MAX_MESSAGE_CHARS)]
+    param: Literal["channel"] | None = None
+
+
+class WireError(Exception):
+    """What came is no message, or not one that may come now."""
+
+
+class Wire:
+    """One end of the pair. One thread at a time sends, one receives.
+
+    Args:
+        sock: A connected stream socket; it belongs to this object.
+    """
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._socket = sock
+
+    def send(self, kind: Kind, *payload: bytes, fd: int | None = None) -> None:
+        """Send a message, and a descriptor with it.
+
+        Raises:
+            OSError: The other side is gone.
+        """
+        head = _HEADER.pack(kind, sum(len(part) for part in payload))
+        if fd is not None:
+            # Descriptors go with the first byte: the rest may be sent without them.
+            socket.send_fds(self._socket, [head[:1]], [fd])
+            head = head[1:]
+        self._socket.sendall(b"".join((head, *payload)))
+
+    def receive(self, timeout_seconds: float | None = None) -> tuple[Kind, bytes]:
+        """Wait for a message; any descriptor that comes along is left to the kernel, which closes it.
+
+        Raises:
+            EOFError: The other side is gone.
+            TimeoutError: Nothing whole came in time.
+            WireError: It is no message.
+        """
+        deadline = None if timeout_seconds is None else time.monotonic() + timeout_seconds
+        return self._read(self._read_exactly(_HEADER.size, deadline), deadline)
+
+    def receive_job(self) -> tuple[Kind, bytes, int | None]:
+        """Wait for a message and the descriptor that may come with it, which then belongs to the caller.
+
+        Raises:
+            EOFError: The other side is gone.
+            WireError: It is no message.
+        """
+        first, fds, _, _ = socket.recv_fds(self._socket, 1, 1)
+        if not first:
+            raise EOFError
+        kind, payload = self._read(first + self._read_exactly(_HEADER.size - 1, None), None)
+        return kind, payload, fds[0] if fds else None
+
+    def shut_down(self) -> None:
+        """Make the other side, and whoever waits at this one, see the end."""
+        with contextlib.suppress(OSError):  # it is gone already
+            self._socket.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        """Close the socket; nobody waits at it any more."""
+        self._socket.close()
+
+    def _read(self, header: bytes, deadline: float | None) -> tuple[Kind, bytes]:
+        kind, length = _HEADER.unpack(header)
+        if kind not in Kind.__members__.values() or length > MAX_PAYLOAD_BYTES:
+            raise WireError(f"a message of kind {kind} with {length} bytes")
+        return Kind(kind), self._read_exactly(length, deadline)
+
+    def _read_exactly(self, size: int, deadline: float | None) -> bytes:
+        data = bytearray(size)
+        view = memoryview(data)
+        while view:
+            if deadline is not None:
+                self._socket.settimeout(max(0.001, deadline - time.monotonic()))
+            received = self._socket.recv_into(view)
+            if not received:
+                raise EOFError
+            view = view[received:]
+        if deadline is not None:
+            self._socket.settimeout(None)
+        return bytes(data)
+
+
+def share_file(fd: int) -> int:
+    """Return a descriptor of the same file to hand to a decoder: where the system can, one that only reads.
+
+    Raises:
+        OSError: There is no descriptor left.
+    """
+    try:
+        return os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return os.dup(fd)
