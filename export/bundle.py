@@ -17,6 +17,7 @@ from export.graph import Float
 from export.signals import Batch
 from service.inference.bundle import (
     CARD_FILE,
+    FORMAT_VERSION,
     GOLDEN_FILE,
     MANIFEST_FILE,
     Architecture,
@@ -25,6 +26,7 @@ from service.inference.bundle import (
     Parity,
     PrecisionEntry,
     Source,
+    golden_scores_name,
     hash_file,
 )
 from service.inference.runner import Precision, Provider
@@ -60,7 +62,7 @@ def write_bundle(
     min_samples: int,
     graphs: tuple[GraphFile, ...],
     golden: Batch,
-    golden_scores: Float,
+    golden_scores: dict[int, Float],
 ) -> Manifest:
     """Write manifest, golden waveforms and model card beside the graphs.
 
@@ -72,16 +74,23 @@ def write_bundle(
         min_samples: The fewest samples that can be scored.
         graphs: What lies in the folder.
         golden: Waveforms with known scores.
-        golden_scores: Their scores, from transformers in float32.
+        golden_scores: Their scores at each length of window, from transformers in float32; the longest is the checkpoint's.
 
     Returns:
         The manifest, as written.
     """
     golden_file = folder / GOLDEN_FILE
-    np.savez_compressed(golden_file, waveform=golden.waveform, lengths=golden.lengths, scores=golden_scores)
     numbers = checkpoint.architecture
+    lengths = tuple(sorted(golden_scores))
+    np.savez_compressed(
+        golden_file,
+        waveform=golden.waveform,
+        lengths=golden.lengths,
+        scores=golden_scores[numbers.window_samples],
+        **{golden_scores_name(length): golden_scores[length] for length in lengths[:-1]},
+    )
     manifest = Manifest(
-        format_version=1,
+        format_version=FORMAT_VERSION,
         name=name,
         architecture=Architecture(
             hidden_size=numbers.hidden_size,
@@ -99,6 +108,7 @@ def write_bundle(
         activation=checkpoint.activation,
         sample_rate=SAMPLE_RATE,
         window_samples=numbers.window_samples,
+        windows_samples=lengths,
         hop_samples=hop_samples,
         min_samples=min_samples,
         opset=max(read_opset(graph.path) for graph in graphs),

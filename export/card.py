@@ -23,6 +23,7 @@ def write_card(manifest: Manifest, checkpoint_card: str | None) -> str:
         "parameters": f"{architecture.num_parameters:,}",
         "input": f"{manifest.sample_rate} Hz mono, windows of {manifest.window_samples:,} samples "
         f"({manifest.window_samples / manifest.sample_rate:.3f} s, {frames})",
+        "shorter windows": ", ".join(f"{n / manifest.sample_rate:.3f} s" for n in manifest.lengths_samples[:-1]) or "none",
         "output": f"{len(manifest.labels)} labels, {manifest.activation}",
         "checkpoint": f"{source.name} ({source.format} format), sha256 `{source.sha256}`",
         "licence": source.licence,

@@ -161,19 +161,21 @@ class OnnxRunner:
         return ModelOutput(results[0], results[1], results[2] if embedding else None)
 
     def _prove(self) -> None:
-        """Run every warm batch size once on the golden waveforms, so that no caller pays for a first time, and compare.
+        """Run every length of window in every warm batch size once on the golden waveforms, so that no caller pays for a
+        first time, and compare.
 
         Raises:
             BundleError: A score is off by more than the precision's tolerance.
         """
         started = time.perf_counter()
-        golden = self.bundle.load_golden()
-        for size in self.spec.batch_sizes:
-            rows = np.arange(size) % len(golden.lengths)
-            self._compare(golden, rows)
-        size = self.spec.batch_sizes[-1]
-        for first in range(0, len(golden.lengths), size):
-            self._compare(golden, np.arange(first, min(first + size, len(golden.lengths))))
+        for length in reversed(self.bundle.manifest.lengths_samples):  # the longest takes the memory that the others use
+            golden = self.bundle.load_golden(length)
+            for size in self.spec.batch_sizes:
+                rows = np.arange(size) % len(golden.lengths)
+                self._compare(golden, rows)
+            size = self.spec.batch_sizes[-1]
+            for first in range(0, len(golden.lengths), size):
+                self._compare(golden, np.arange(first, min(first + size, len(golden.lengths))))
         self.warm_up_seconds = time.perf_counter() - started
 
     def _compare(self, golden: Golden, rows: Int64Array) -> None:
@@ -193,7 +195,7 @@ class OnnxRunner:
             raise BundleError(
                 f"bundle {self.bundle.manifest.name!r} computes wrong scores in {spec.precision} on {spec.provider}: golden "
                 f"clip {rows[row]}, label {spec.labels[int(label)]!r}: expected {expected[row, label]:.6f}, "
-                f"got {output.scores[row, label]:.6f}, the tolerance is {tolerance:g}"
+                f"got {output.scores[row, label]:.6f}, the tolerance is {tolerance:g}, in {golden.waveform.shape[1]} samples"
             )
 
 
@@ -205,6 +207,7 @@ def _make_spec(bundle: Bundle, name: str | None, provider: Provider, precision: 
         multi_label=manifest.activation == "sigmoid",
         sample_rate=manifest.sample_rate,
         window_samples=manifest.window_samples,
+        windows_samples=manifest.lengths_samples,
         hop_samples=manifest.hop_samples,
         min_samples=manifest.min_samples,
         embedding_size=manifest.architecture.hidden_size,
@@ -245,9 +248,11 @@ def _check_graph(session: onnxruntime.InferenceSession, manifest: Manifest, prec
             )
         for name, wanted in tensors.items():
             shape = tuple(there[name].shape)
-            # A size is a number, or a name where it is dynamic; the batch must be dynamic, the rest may be either.
+            # A size is a number, or a name where it is dynamic; the batch must be dynamic, and the samples where there are
+            # several lengths; the rest may be either.
             fits = len(shape) == len(wanted.shape) and not isinstance(shape[0], int)
             fits = fits and all(not isinstance(got, int) or got == want for got, want in zip(shape, wanted.shape, strict=True))
+            fits = fits and not (name == "waveform" and len(manifest.lengths_samples) > 1 and isinstance(shape[1], int))
             if there[name].type != wanted.kind or not fits:
                 raise BundleError(
                     f"bundle {manifest.name!r}: the {side} {name} of {file} is {there[name].type} {list(shape)}, "

@@ -33,8 +33,8 @@ def test_a_folder_without_a_manifest_is_no_bundle(tmp_path: Path) -> None:
 
 
 def test_a_manifest_of_another_version_says_so_before_anything_else(tmp_path: Path) -> None:
-    (tmp_path / "bundle.json").write_text('{"format_version": 2, "layout": "unknown to us"}')
-    with pytest.raises(BundleError, match="bundle format 2; this version of Sonotag reads 1: export it again"):
+    (tmp_path / "bundle.json").write_text('{"format_version": 3, "layout": "unknown to us"}')
+    with pytest.raises(BundleError, match="bundle format 3; this version of Sonotag reads 1 and 2: export it again"):
         open_bundle(tmp_path)
 
 
