@@ -190,12 +190,14 @@ class OnnxRunner:
             raise BundleError(f"bundle {self.bundle.manifest.name!r} gives scores of shape {output.scores.shape}")
         difference = np.nan_to_num(np.abs(output.scores - expected), nan=np.inf)
         row, label = np.unravel_index(int(difference.argmax()), difference.shape)
+        length = golden.waveform.shape[1]
+        where = f" in {length} samples" if length < spec.window_samples else ""
         tolerance = self.bundle.manifest.precisions[spec.precision].golden_tolerance
         if difference[row, label] > tolerance:
             raise BundleError(
                 f"bundle {self.bundle.manifest.name!r} computes wrong scores in {spec.precision} on {spec.provider}: golden "
-                f"clip {rows[row]}, label {spec.labels[int(label)]!r}: expected {expected[row, label]:.6f}, "
-                f"got {output.scores[row, label]:.6f}, the tolerance is {tolerance:g}, in {golden.waveform.shape[1]} samples"
+                f"clip {rows[row]}{where}, label {spec.labels[int(label)]!r}: expected {expected[row, label]:.6f}, "
+                f"got {output.scores[row, label]:.6f}, the tolerance is {tolerance:g}"
             )
 
 
