@@ -135,9 +135,8 @@ def write_bundle(
 def prefer(graphs: tuple[GraphFile, ...]) -> dict[Provider, tuple[Precision, ...]]:
     """Return for each provider the precisions that serve well on it, best first, of those there are.
 
-    On the CPU float32 comes first, though int8 is faster (tiny: 16.6 ms a window against 21.2 on two cores): int8 scales
-    the activations of a whole batch together, so a window's scores move with its neighbours (measured: by up to 0.011),
-    and the same sound must give the same numbers. float16 has no kernels there, and int8 has none on CUDA.
+    On the CPU float32 comes first, though int8 is faster (tiny: 16.6 ms a window against 21.2 on two cores): its scores are
+    not the checkpoint's (docs/performance.md). float16 has no kernels there, and int8 has none on CUDA.
     """
     order: dict[Provider, tuple[Precision, ...]] = {"cpu": ("fp32", "int8"), "cuda": ("fp16", "fp32")}
     held = {graph.precision for graph in graphs}

@@ -35,7 +35,7 @@ def write_card(manifest: Manifest, checkpoint_card: str | None) -> str:
     lines += ["| precision | operators | measured on | logits | scores | top-1 agreement |", "|---|---|---|---|---|---|"]
     lines += [_parity_row(manifest, precision) for precision in manifest.precisions]
     if "int8" in manifest.precisions:
-        lines += ["", "int8 scales the activations of a batch together: a window's scores depend a little on its neighbours."]
+        lines += ["", "int8 scales the activations of a batch together; the service runs it one window at a time."]
     if checkpoint_card:
         lines += ["", "## The checkpoint's own card", "", _demote(checkpoint_card)]
     return "\n".join(lines) + "\n"

@@ -25,6 +25,9 @@ BATCH_SIZES: dict[Provider, tuple[int, ...]] = {"cpu": (1, 2), "cuda": (1, 2, 4,
 CPU: a window already fills the cores, larger batches only leave the caches (the embedded model in batches of 1, 2, 4 and 8:
 30, 30, 33 and 35 to 40 ms of processor time a window, and 97, 102, 109 and 127 MB). CUDA: 32 reaches what the GPU can do (64
 gains 1 to 2 % and doubles the wait).
+
+int8 scales the activations of a whole batch together, so that a window's scores would move with its neighbours (by up to
+0.011): it runs one window at a time, whose scores are then its own.
 """
 
 
@@ -215,7 +218,7 @@ def _make_spec(bundle: Bundle, name: str | None, provider: Provider, precision: 
         embedding_size=manifest.architecture.hidden_size,
         provider=provider,
         precision=precision,
-        batch_sizes=BATCH_SIZES[provider],
+        batch_sizes=(1,) if precision == "int8" else BATCH_SIZES[provider],
         source_sha256=manifest.source.sha256,
         num_lanes=NUM_LANES if provider == "cuda" else 1,
     )
