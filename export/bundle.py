@@ -84,6 +84,7 @@ def write_bundle(
     lengths = tuple(sorted(golden_scores))
     np.savez_compressed(
         golden_file,
+        allow_pickle=False,
         waveform=golden.waveform,
         lengths=golden.lengths,
         scores=golden_scores[numbers.window_samples],
