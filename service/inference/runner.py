@@ -55,7 +55,12 @@ class ModelSpec:
 
     def holding(self, num_samples: int) -> int:
         """Return the shortest length of a batch that holds windows of so many samples; the longest, where none does."""
-        return next((length for length in self.windows_samples if length >= num_samples), self.window_samples)
+        return next((length for length in self.lengths_samples if length >= num_samples), self.window_samples)
+
+    @property
+    def lengths_samples(self) -> tuple[int, ...]:
+        """The lengths that a batch may have, rising; the last one is the longest window."""
+        return self.windows_samples or (self.window_samples,)
 
 
 @dataclass(frozen=True, slots=True)

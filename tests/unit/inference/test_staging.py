@@ -53,6 +53,7 @@ def test_a_batch_is_as_long_as_its_windows_may_be() -> None:
     assert batch.waveform.shape == (3, 1_000)
     assert batch.waveform.flags.c_contiguous
     assert batch.waveform[:, 700].tolist() == [1, 2, 3]
+    buffers.take_back(batch)
     for staged in (short[0], long[0], long[1]):
         buffers.stage(staged)
     check(buffers, long)  # not of the length that was copied ahead
