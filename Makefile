@@ -21,6 +21,8 @@ LOCK := requirements.lock
 INSTALL := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint $(LOCK)
 CHECKPOINT := export/checkpoints/ast-tiny-16-16-5s
 BUNDLE := service/bundles/ast-tiny-16-16-5s
+# Labelled clips are not part of the repository; where they are, they decide whether the short windows are good enough.
+SHORT_WINDOWS := --short-windows 1,2 $(addprefix --eval ,$(wildcard ../shared/audio/esc50))
 SOURCES := service export tests
 BENCH := build/bench
 BENCH_MODEL ?= --batches 1,8
@@ -71,8 +73,8 @@ format: $(VENV)/.dev
 	$(BIN)/ruff format .
 
 export: $(VENV)/.dev
-	$(BIN)/sonotag export $(CHECKPOINT) $(BUNDLE) --precision fp32
-	$(BIN)/sonotag export $(CHECKPOINT) build/$(notdir $(BUNDLE)) --precision fp32,fp16,int8
+	$(BIN)/sonotag export $(CHECKPOINT) $(BUNDLE) --precision fp32 $(SHORT_WINDOWS)
+	$(BIN)/sonotag export $(CHECKPOINT) build/$(notdir $(BUNDLE)) --precision fp32,fp16,int8 $(SHORT_WINDOWS)
 
 wheel: $(VENV)/.dev
 	$(BIN)/python -m build --wheel --no-isolation --outdir dist

@@ -74,6 +74,12 @@ class Architecture:
         """Samples of `max_length` frames: 164,080 for 1024."""
         return frames_to_samples(self.max_length)
 
+    def cover(self, seconds: float) -> int:
+        """Return the fewest frames, ending where a patch ends, that hold `seconds` of sound: nothing of it is outside all
+        patches (1 s: 112 frames at patches of 16 every 16, 106 at every 10), and never more than `max_length`."""
+        beyond = max(0, seconds_to_frames(seconds) - self.patch_size)
+        return min(self.max_length, self.patch_size - -beyond // self.time_stride * self.time_stride)
+
     @property
     def num_encoder_weights(self) -> int:
         """12·L·d², the usual estimate of a transformer's size (84.9 M for base)."""

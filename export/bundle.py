@@ -17,6 +17,7 @@ from export.graph import Float
 from export.signals import Batch
 from service.inference.bundle import (
     CARD_FILE,
+    FORMAT_VERSION,
     GOLDEN_FILE,
     MANIFEST_FILE,
     Architecture,
@@ -25,6 +26,7 @@ from service.inference.bundle import (
     Parity,
     PrecisionEntry,
     Source,
+    golden_scores_name,
     hash_file,
 )
 from service.inference.runner import Precision, Provider
@@ -60,7 +62,7 @@ def write_bundle(
     min_samples: int,
     graphs: tuple[GraphFile, ...],
     golden: Batch,
-    golden_scores: Float,
+    golden_scores: dict[int, Float],
 ) -> Manifest:
     """Write manifest, golden waveforms and model card beside the graphs.
 
@@ -72,16 +74,24 @@ def write_bundle(
         min_samples: The fewest samples that can be scored.
         graphs: What lies in the folder.
         golden: Waveforms with known scores.
-        golden_scores: Their scores, from transformers in float32.
+        golden_scores: Their scores at each length of window, from transformers in float32; the longest is the checkpoint's.
 
     Returns:
         The manifest, as written.
     """
     golden_file = folder / GOLDEN_FILE
-    np.savez_compressed(golden_file, waveform=golden.waveform, lengths=golden.lengths, scores=golden_scores)
     numbers = checkpoint.architecture
+    lengths = tuple(sorted(golden_scores))
+    np.savez_compressed(
+        golden_file,
+        allow_pickle=False,
+        waveform=golden.waveform,
+        lengths=golden.lengths,
+        scores=golden_scores[numbers.window_samples],
+        **{golden_scores_name(length): golden_scores[length] for length in lengths[:-1]},
+    )
     manifest = Manifest(
-        format_version=1,
+        format_version=FORMAT_VERSION,
         name=name,
         architecture=Architecture(
             hidden_size=numbers.hidden_size,
@@ -99,6 +109,7 @@ def write_bundle(
         activation=checkpoint.activation,
         sample_rate=SAMPLE_RATE,
         window_samples=numbers.window_samples,
+        windows_samples=lengths,
         hop_samples=hop_samples,
         min_samples=min_samples,
         opset=max(read_opset(graph.path) for graph in graphs),
@@ -125,9 +136,8 @@ def write_bundle(
 def prefer(graphs: tuple[GraphFile, ...]) -> dict[Provider, tuple[Precision, ...]]:
     """Return for each provider the precisions that serve well on it, best first, of those there are.
 
-    On the CPU float32 comes first, though int8 is faster (tiny: 16.6 ms a window against 21.2 on two cores): int8 scales
-    the activations of a whole batch together, so a window's scores move with its neighbours (measured: by up to 0.011),
-    and the same sound must give the same numbers. float16 has no kernels there, and int8 has none on CUDA.
+    On the CPU float32 comes first, though int8 is faster (tiny: 16.6 ms a window against 21.2 on two cores): its scores are
+    not the checkpoint's (docs/performance.md). float16 has no kernels there, and int8 has none on CUDA.
     """
     order: dict[Provider, tuple[Precision, ...]] = {"cpu": ("fp32", "int8"), "cuda": ("fp16", "fp32")}
     held = {graph.precision for graph in graphs}

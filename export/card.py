@@ -23,6 +23,7 @@ def write_card(manifest: Manifest, checkpoint_card: str | None) -> str:
         "parameters": f"{architecture.num_parameters:,}",
         "input": f"{manifest.sample_rate} Hz mono, windows of {manifest.window_samples:,} samples "
         f"({manifest.window_samples / manifest.sample_rate:.3f} s, {frames})",
+        "shorter windows": ", ".join(f"{n / manifest.sample_rate:.3f} s" for n in manifest.lengths_samples[:-1]) or "none",
         "output": f"{len(manifest.labels)} labels, {manifest.activation}",
         "checkpoint": f"{source.name} ({source.format} format), sha256 `{source.sha256}`",
         "licence": source.licence,
@@ -34,7 +35,7 @@ def write_card(manifest: Manifest, checkpoint_card: str | None) -> str:
     lines += ["| precision | operators | measured on | logits | scores | top-1 agreement |", "|---|---|---|---|---|---|"]
     lines += [_parity_row(manifest, precision) for precision in manifest.precisions]
     if "int8" in manifest.precisions:
-        lines += ["", "int8 scales the activations of a batch together: a window's scores depend a little on its neighbours."]
+        lines += ["", "int8 scales the activations of a batch together; the service runs it one window at a time."]
     if checkpoint_card:
         lines += ["", "## The checkpoint's own card", "", _demote(checkpoint_card)]
     return "\n".join(lines) + "\n"

@@ -96,6 +96,10 @@ class Checkpoint:
             raise CheckpointError(
                 f"a window of {seconds} s has {max_length} frames, a patch alone needs {self.architecture.patch_size}"
             )
+        return self.with_frames(max_length)
+
+    def with_frames(self, max_length: int) -> Checkpoint:
+        """Return the same network for windows of so many frames, of a patch or more; see `with_window`."""
         architecture = dataclasses.replace(self.architecture, max_length=max_length)
         positions = resize_positions(self.weights[POSITIONS], self.architecture.grid, architecture.grid[1])
         return dataclasses.replace(self, architecture=architecture, weights=self.weights | {POSITIONS: positions})

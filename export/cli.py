@@ -57,6 +57,10 @@ def _positive(text: str) -> float:
     return value
 
 
+def _seconds_list(text: str) -> tuple[float, ...]:
+    return tuple(sorted({_positive(part) for part in text.split(",")}))
+
+
 def _count(text: str) -> int:
     value = int(text)
     if not 0 < value < 100_000:
@@ -94,11 +98,22 @@ def _export_parser() -> argparse.ArgumentParser:
         "--window", type=_positive, metavar="SECONDS", help="another window: positions are cropped in the middle or stretched"
     )
     parser.add_argument(
+        "--short-windows",
+        type=_seconds_list,
+        metavar="SECONDS",
+        default=(),
+        help="shorter windows that cost less, such as 1,2: the same graph takes them, with the middle of its positions; with "
+        "--eval they must be as often right as the long window that is padded",
+    )
+    parser.add_argument(
         "--hop", type=_positive, metavar="SECONDS", default=1.0, help="hop of callers who name none (default: 1)"
     )
     parser.add_argument("--portable", action="store_true", help="standard operators only (opset 23), for other runtimes")
     parser.add_argument(
-        "--eval", type=Path, metavar="FOLDER", help="labelled clips (with clips.csv) on which int8 must agree with float32"
+        "--eval",
+        type=Path,
+        metavar="FOLDER",
+        help="labelled clips (with clips.csv) on which int8 must agree with float32 and short windows be right",
     )
     parser.add_argument("--licence", help="licence of the weights (default: what the checkpoint's card names)")
     parser.add_argument("--labels", type=Path, metavar="FILE", help="label names: one a line, JSON, or CSV with display_name")
@@ -130,6 +145,7 @@ def _export(options: argparse.Namespace) -> None:
             precisions=options.precision,
             name=options.name,
             window_seconds=options.window,
+            short_windows_seconds=options.short_windows,
             hop_seconds=options.hop,
             operators="portable" if options.portable else "fused",
             eval_folder=options.eval,

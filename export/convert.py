@@ -12,7 +12,7 @@ import onnx
 import torch
 from torch import nn
 
-from export.architecture import Architecture
+from export.architecture import FRAME_SAMPLES, SHIFT_SAMPLES, Architecture
 from export.checkpoint import Checkpoint
 from export.errors import ExportError
 from export.frontend import LogMel
@@ -24,7 +24,9 @@ OUTPUTS = ("logits", "scores", "embedding")
 OperatorSet = Literal["fused", "portable"]
 
 
-def convert_tagger(checkpoint: Checkpoint, operators: OperatorSet, *, half: bool) -> onnx.ModelProto:
+def convert_tagger(
+    checkpoint: Checkpoint, operators: OperatorSet, *, half: bool, takes_shorter: bool = False
+) -> onnx.ModelProto:
     """Export the whole graph.
 
     Args:
@@ -32,6 +34,7 @@ def convert_tagger(checkpoint: Checkpoint, operators: OperatorSet, *, half: bool
         operators: Fused operators of onnxruntime, or standard ones.
         half: Whether the encoder is float16; front end, head and outputs are float32 all the same. The encoder is made
             half here, in torch: converting a finished graph reaches the front end and ruins it.
+        takes_shorter: Whether the samples' axis is dynamic: any number of whole frames, of a patch or more.
 
     Raises:
         ExportError: torch could not export it.
@@ -46,14 +49,14 @@ def convert_tagger(checkpoint: Checkpoint, operators: OperatorSet, *, half: bool
     if half:
         module.encoder.half()
     opset = PortableOperators.opset if operators == "portable" else FusedOperators.opset
-    return _convert(module, checkpoint.architecture, OUTPUTS, opset)
+    return _convert(module, checkpoint.architecture, OUTPUTS, opset, takes_shorter=takes_shorter)
 
 
-def convert_features(checkpoint: Checkpoint) -> onnx.ModelProto:
+def convert_features(checkpoint: Checkpoint, *, takes_shorter: bool = False) -> onnx.ModelProto:
     """Export the front end alone, with the one output ``features``: for the check against the reference's features."""
     architecture = checkpoint.architecture
     module = LogMel(architecture.num_mel_bins, architecture.max_length, checkpoint.features)
-    return _convert(module, architecture, ("features",), FusedOperators.opset)
+    return _convert(module, architecture, ("features",), FusedOperators.opset, takes_shorter=takes_shorter)
 
 
 def choose_operators(operators: OperatorSet, eps: float, *, half: bool) -> Operators:
@@ -63,11 +66,17 @@ def choose_operators(operators: OperatorSet, eps: float, *, half: bool) -> Opera
     return FusedOperators(eps, skip_norm=half, unfolds_patches=half)
 
 
-def _convert(module: nn.Module, architecture: Architecture, outputs: tuple[str, ...], opset: int) -> onnx.ModelProto:
+def _convert(
+    module: nn.Module, architecture: Architecture, outputs: tuple[str, ...], opset: int, *, takes_shorter: bool
+) -> onnx.ModelProto:
     samples = architecture.window_samples
     # Two rows: torch takes an axis of one for a constant.
     example = (torch.zeros(2, samples, dtype=torch.int16), torch.full((2,), samples, dtype=torch.int64))
     batch = torch.export.Dim("batch", min=1, max=4096)
+    axes = {0: batch}
+    if takes_shorter:
+        frames = torch.export.Dim("frames", min=architecture.patch_size, max=architecture.max_length)
+        axes[1] = SHIFT_SAMPLES * frames + (FRAME_SAMPLES - SHIFT_SAMPLES)
     try:
         with _quiet():
             program = torch.onnx.export(
@@ -77,7 +86,7 @@ def _convert(module: nn.Module, architecture: Architecture, outputs: tuple[str, 
                 opset_version=opset,
                 input_names=INPUTS,
                 output_names=outputs,
-                dynamic_shapes={"waveform": {0: batch}, "lengths": {0: batch}},
+                dynamic_shapes={"waveform": axes, "lengths": {0: batch}},
                 external_data=False,
                 verbose=False,
             )
@@ -85,7 +94,10 @@ def _convert(module: nn.Module, architecture: Architecture, outputs: tuple[str, 
         raise ExportError(f"torch cannot export this network: {str(error).splitlines()[0]}") from error
     if program is None:
         raise ExportError("torch exported nothing")
-    return _tidy(program.model_proto)
+    model = _tidy(program.model_proto)
+    if takes_shorter:
+        model.graph.input[0].type.tensor_type.shape.dim[1].dim_param = "samples"
+    return model
 
 
 def _tidy(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -1,4 +1,4 @@
-"""Labelled clips: does an 8-bit graph say what the float32 one says, and is it as often right?"""
+"""Labelled clips: does an 8-bit graph say what the float32 one says, and is it as often right? Is a short window?"""
 
 from __future__ import annotations
 
@@ -19,6 +19,10 @@ from service.inference.bundle import ParityCheck
 
 MIN_AGREEMENT = 0.97
 MAX_MAP_LOSS = 0.005
+MAX_SHORT_LOSS = 0.01
+"""What a short window may lose, of macro mAP and of top-1, against the long one that is padded."""
+QUIETEST_PIECE = 10 ** (-45 / 20)
+"""Pieces below this level (root mean square, full scale being 1) are mostly the silence that clips are filled with."""
 CLIPS_FILE = "clips.csv"
 _LABEL_COLUMNS = ("label", "audioset_label", "category")
 
@@ -99,6 +103,55 @@ def compare_scores(candidate: Float, baseline: Float, clips: tuple[Clip, ...]) -
         ParityCheck(check="macro mAP difference", signal=where, measured=abs(after - before), limit=MAX_MAP_LOSS),
         ParityCheck(check="macro mAP", signal=where, measured=after, limit=None, at_least=True),
     ]
+
+
+def cut_pieces(clips: tuple[Clip, ...], num_samples: int) -> tuple[Clip, ...]:
+    """Cut labelled clips into pieces side by side, a second or more apart, leaving out what is too quiet to tell."""
+    pieces = []
+    for clip in clips:
+        samples = clip.signal.samples
+        for start in range(0, len(samples) - num_samples + 1, max(num_samples, SAMPLE_RATE)):
+            piece = samples[start : start + num_samples]
+            level = np.sqrt(np.mean(np.square(piece / 32_768.0)))
+            if clip.label_id is not None and level >= QUIETEST_PIECE:
+                pieces.append(Clip(Signal(f"{clip.signal.name} from sample {start}", piece), clip.label_id))
+    return tuple(pieces)
+
+
+def compare_windows(graph: Graph, pieces: tuple[Clip, ...], short: int, long: int) -> list[ParityCheck]:
+    """Compare a short window with a long one, padded, on pieces of sound that fit the short one.
+
+    Args:
+        graph: Takes both.
+        pieces: Labelled ones, all of one length.
+        short: Samples of the short window.
+        long: Samples of the long one.
+
+    Returns:
+        How much oftener the best of the labels that occur is right in the short window, and how much higher its macro mAP
+        is, with their limits; and the short window's own.
+    """
+    padded, cropped = score_clips(graph, pieces, long), score_clips(graph, pieces, short)
+    right = top_1(cropped, pieces)
+    precision = macro_map(cropped, pieces)
+    where = f"{len(pieces)} pieces of {len(pieces[0].signal.samples) / SAMPLE_RATE:.3g} s, {short / SAMPLE_RATE:.3f} s window"
+    gains = {"top-1 gain": right - top_1(padded, pieces), "macro mAP gain": precision - macro_map(padded, pieces)}
+    return [
+        *(
+            ParityCheck(check=name, signal=where, measured=gain, limit=-MAX_SHORT_LOSS, at_least=True)
+            for name, gain in gains.items()
+        ),
+        ParityCheck(check="top-1", signal=where, measured=right, limit=None, at_least=True),
+        ParityCheck(check="macro mAP", signal=where, measured=precision, limit=None, at_least=True),
+    ]
+
+
+def top_1(scores: Float, clips: tuple[Clip, ...]) -> float:
+    """Return for how many of the labelled clips the best of the labels that occur is the right one."""
+    truth = np.array([-1 if clip.label_id is None else clip.label_id for clip in clips])
+    labels = np.unique(truth[truth >= 0])
+    best = labels[scores[:, labels].argmax(axis=1)]
+    return float(np.mean(best[truth >= 0] == truth[truth >= 0]))
 
 
 def macro_map(scores: Float, clips: tuple[Clip, ...]) -> float:

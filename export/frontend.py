@@ -87,7 +87,7 @@ class LogMel(nn.Module):
 
     Args:
         num_mel_bins: Mel bins.
-        max_length: Frames of the output.
+        max_length: The most frames of the output.
         features: The checkpoint's normalisation.
     """
 
@@ -97,7 +97,6 @@ class LogMel(nn.Module):
 
     def __init__(self, num_mel_bins: int, max_length: int, features: Features) -> None:
         super().__init__()
-        self.max_length = max_length
         self.features = features
         self.register_buffer("transform", torch.from_numpy(frame_transform()).float())
         self.register_buffer("filters", torch.from_numpy(mel_filters(num_mel_bins)).float())
@@ -111,17 +110,17 @@ class LogMel(nn.Module):
         in training, so a ragged batch gives each item what it would get alone.
 
         Args:
-            waveform: int16 `[batch, window_samples]`.
+            waveform: int16 `[batch, samples]` of whole frames, at most those of ``max_length``.
             lengths: int64 `[batch]`, valid samples.
 
         Returns:
-            float32 `[batch, max_length, num_mel_bins]`.
+            float32 `[batch, frames, num_mel_bins]`.
         """
-        num_blocks = self.max_length + _BLOCKS_PER_FRAME - 1
-        padding = num_blocks * SHIFT_SAMPLES - frames_to_samples(self.max_length)
-        samples = nn.functional.pad(waveform.float(), (0, padding))
-        blocks = samples.reshape(-1, num_blocks, SHIFT_SAMPLES)
-        frames = torch.cat([blocks[:, start : start + self.max_length] for start in range(_BLOCKS_PER_FRAME)], dim=2)
+        num_frames = (waveform.shape[1] - FRAME_SAMPLES) // SHIFT_SAMPLES + 1
+        num_blocks = num_frames + _BLOCKS_PER_FRAME - 1
+        samples = nn.functional.pad(waveform.float(), (0, _BLOCKS_PER_FRAME * SHIFT_SAMPLES - FRAME_SAMPLES))
+        blocks = samples.reshape(waveform.shape[0], num_blocks, SHIFT_SAMPLES)
+        frames = torch.cat([blocks[:, start : start + num_frames] for start in range(_BLOCKS_PER_FRAME)], dim=2)
         # The transform removes the mean, exactly but in float32: of a large offset, enough would be left to show in quiet
         # bins (features off by 7e-4). What is taken off before changes nothing else (then 2e-5).
         frames = frames - frames.mean(dim=2, keepdim=True)
@@ -129,6 +128,6 @@ class LogMel(nn.Module):
         squares = spectrum * spectrum
         power = squares[:, :, :NUM_FREQUENCIES] + squares[:, :, NUM_FREQUENCIES:]
         log_mel = torch.log(torch.clamp(torch.matmul(power, self.filters), min=POWER_FLOOR))
-        inside = (lengths[:, None] >= self.frame_ends[None, :])[:, :, None]
+        inside = (lengths[:, None] >= self.frame_ends[None, :num_frames])[:, :, None]
         log_mel = torch.where(inside, log_mel, torch.zeros((), dtype=torch.float32))
         return (log_mel - self.features.mean) / (2.0 * self.features.std)

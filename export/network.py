@@ -18,6 +18,7 @@ from export.architecture import NUM_SPECIAL_TOKENS, Architecture
 from export.frontend import Features, LogMel
 from export.operators import Operators
 from export.patches import PatchConvolution, PatchProduct
+from export.positions import middle
 
 Weights = dict[str, torch.Tensor]
 
@@ -118,7 +119,9 @@ class Encoder(nn.Module):
         self.eps = architecture.layer_norm_eps
         self.patches = _embed_patches(weights[f"{prefix}patch_embeddings.projection.weight"], architecture, operators)
         self.special = _parameter(special + positions[:, :NUM_SPECIAL_TOKENS])
-        self.positions = _parameter(positions[:, NUM_SPECIAL_TOKENS:] + patch_bias)
+        self.grid = architecture.grid
+        # As a grid, so that a shorter window can take its middle: then its frequencies and times are [frequency, time] still.
+        self.positions = _parameter((positions[:, NUM_SPECIAL_TOKENS:] + patch_bias).reshape(1, *self.grid, -1))
         self.norm_weight = _parameter(weights["audio_spectrogram_transformer.encoder.layer.0.layernorm_before.weight"])
         self.norm_bias = _parameter(weights["audio_spectrogram_transformer.encoder.layer.0.layernorm_before.bias"])
         self.layers = nn.ModuleList(Layer(weights, index, architecture, operators) for index in range(architecture.num_layers))
@@ -127,14 +130,18 @@ class Encoder(nn.Module):
         """Run the encoder.
 
         Args:
-            features: `[batch, frames, mel bins]`, of the encoder's type.
+            features: `[batch, frames, mel bins]`, of the encoder's type. Fewer frames than the network's have the middle of
+                the grid's positions, as `export.positions` cuts them.
 
         Returns:
             float32 `[batch, hidden]`, the mean of the two special tokens after the last norm.
         """
         patches = self.patches(features.to(self.special.dtype))
+        num_times = patches.shape[1] // self.grid[0]
+        start = middle(self.grid[1], num_times)
+        positions = self.positions[:, :, start : start + num_times].flatten(1, 2)
         special = self.special.expand(features.shape[0], -1, -1)
-        residual = torch.cat([special, patches + self.positions], dim=1)
+        residual = torch.cat([special, patches + positions], dim=1)
         x = nn.functional.layer_norm(residual, residual.shape[2:], self.norm_weight, self.norm_bias, self.eps)
         for layer in self.layers:
             x, residual = layer(x, residual)

@@ -16,12 +16,12 @@ from export.checkpoint import Checkpoint, Wishes, load_checkpoint
 from export.convert import OperatorSet, convert_features, convert_tagger
 from export.errors import ParityError
 from export.evaluate import Clip, compare_scores, read_clips, score_clips
-from export.graph import Float, Graph
+from export.graph import Graph
+from export.lengths import Length, choose_frames, judge_lengths, prepare_length
 from export.precision import quantize, store_half
-from export.reference import Expected, Reference
-from export.signals import Batch, check_signals, golden_signals, stack
+from export.signals import Batch, golden_signals, stack
 from export.target import check_target, staged_folder
-from export.verify import check_features, check_outputs, enforce, golden_tolerance
+from export.verify import enforce, golden_tolerance
 from service.errors import StartError
 from service.inference.bundle import MANIFEST_FILE, Manifest, Parity, ParityCheck, open_bundle
 from service.inference.onnx_runner import OnnxRunner
@@ -41,9 +41,10 @@ class Request:
         precisions: Which graphs.
         name: The bundle's name; None takes the checkpoint's.
         window_seconds: Another window than the checkpoint's.
+        short_windows_seconds: Shorter windows that the graphs take too.
         hop_seconds: The hop of callers who name none.
         operators: Fused or portable.
-        eval_folder: Labelled clips that gate int8.
+        eval_folder: Labelled clips that gate int8 and short windows.
         wishes: What the caller says about the checkpoint.
     """
 
@@ -52,6 +53,7 @@ class Request:
     precisions: tuple[Precision, ...] = ("fp32", "fp16")
     name: str | None = None
     window_seconds: float | None = None
+    short_windows_seconds: tuple[float, ...] = ()
     hop_seconds: float = 1.0
     operators: OperatorSet = "fused"
     eval_folder: Path | None = None
@@ -68,12 +70,20 @@ class _Material:
     """What the checks of every precision share."""
 
     checkpoint: Checkpoint
-    expected: Expected
-    feature_checks: list[ParityCheck]
-    golden: Batch
-    golden_scores: Float
+    lengths: tuple[Length, ...]
     clips: tuple[Clip, ...]
     float_model: onnx.ModelProto | None = None
+
+    @property
+    def golden(self) -> Batch:
+        """The golden waveforms, of the longest length."""
+        window_samples = self.checkpoint.architecture.window_samples
+        return stack(golden_signals(window_samples), window_samples)
+
+    @property
+    def takes_shorter(self) -> bool:
+        """Whether there is more than one length."""
+        return len(self.lengths) > 1
 
 
 def export_bundle(request: Request, stage: Tell = lambda _: None, detail: Tell = lambda _: None) -> Manifest:
@@ -96,7 +106,7 @@ def export_bundle(request: Request, stage: Tell = lambda _: None, detail: Tell =
     if request.window_seconds is not None:
         checkpoint = checkpoint.with_window(request.window_seconds)
     clips = read_clips(request.eval_folder, checkpoint.labels) if request.eval_folder else ()
-    material = _prepare(checkpoint, clips, stage)
+    material = _prepare(checkpoint, choose_frames(checkpoint.architecture, request.short_windows_seconds), clips, stage)
     with staged_folder(request.target, MANIFEST_FILE) as folder:
         graphs = []
         for precision in sorted(request.precisions, key=("fp32", "fp16", "int8").index):
@@ -114,7 +124,7 @@ def export_bundle(request: Request, stage: Tell = lambda _: None, detail: Tell =
             min_samples=FRAME_SAMPLES,
             graphs=tuple(graphs),
             golden=material.golden,
-            golden_scores=material.golden_scores,
+            golden_scores={length.num_samples: length.golden_scores for length in material.lengths},
         )
         stage("opening it as the service does")
         _prove(folder, graphs)
@@ -140,29 +150,20 @@ def _prove(folder: Path, graphs: list[GraphFile]) -> None:
         raise ParityError(f"the service refuses the finished bundle: {error}") from error
 
 
-def _prepare(checkpoint: Checkpoint, clips: tuple[Clip, ...], stage: Tell) -> _Material:
-    window_samples = checkpoint.architecture.window_samples
-    signals, golden = check_signals(window_samples), golden_signals(window_samples)
+def _prepare(checkpoint: Checkpoint, shorter: dict[int, float], clips: tuple[Clip, ...], stage: Tell) -> _Material:
+    stage("building the front end")
+    features = Graph(convert_features(checkpoint, takes_shorter=bool(shorter)))
     stage("running transformers on the check signals")
-    reference = Reference(checkpoint)
-    expected = reference.run(signals)
-    stage("checking the front end")
-    features = Graph(convert_features(checkpoint))
-    return _Material(
-        checkpoint=checkpoint,
-        expected=expected,
-        feature_checks=check_features(features, expected, signals, window_samples),
-        golden=stack(golden, window_samples),
-        golden_scores=reference.run(golden).outputs.scores,
-        clips=clips,
-    )
+    frames = {**shorter, checkpoint.architecture.max_length: None}
+    lengths = tuple(prepare_length(checkpoint, features, each, seconds) for each, seconds in frames.items())
+    return _Material(checkpoint=checkpoint, lengths=lengths, clips=clips)
 
 
 def _build(material: _Material, precision: Precision, operators: OperatorSet) -> onnx.ModelProto:
     if precision == "fp16":
-        return convert_tagger(material.checkpoint, operators, half=True)
+        return convert_tagger(material.checkpoint, operators, half=True, takes_shorter=material.takes_shorter)
     if material.float_model is None:
-        material.float_model = convert_tagger(material.checkpoint, operators, half=False)
+        material.float_model = convert_tagger(material.checkpoint, operators, half=False, takes_shorter=material.takes_shorter)
     if precision == "int8":
         return store_half(quantize(material.float_model))
     copy = onnx.ModelProto()
@@ -171,18 +172,16 @@ def _build(material: _Material, precision: Precision, operators: OperatorSet) ->
 
 
 def _check(material: _Material, precision: Precision, path: Path, operators: OperatorSet, detail: Tell) -> GraphFile:
-    architecture = material.checkpoint.architecture
     provider: Provider = "cuda" if precision == "fp16" and find_cuda_obstacle() is None else "cpu"
     graph = Graph(path, provider)
-    signals = check_signals(architecture.window_samples)
-    checks = [
-        *material.feature_checks,
-        *check_outputs(graph, precision, material.expected, signals, architecture.window_samples),
-    ]
+    longest_first = material.lengths[::-1]
+    checks = [check for length in longest_first for check in length.check(graph, precision)]
     is_final = precision != "fp16" or provider == "cuda"
     if is_final:
-        seconds = graph.seconds_a_window(stack(signals[:1], architecture.window_samples))
-        checks.append(ParityCheck(check="milliseconds a window", signal="speech", measured=1e3 * seconds, limit=None))
+        checks += [length.time(graph) for length in longest_first]
+    if precision == "fp32" and material.clips and material.takes_shorter:
+        detail("scoring pieces of the clips in short windows")
+        checks += judge_lengths(graph, material.lengths, material.clips)
     if precision == "int8":
         checks += _check_clips(material, graph, operators, detail)
     enforce(precision, checks)
@@ -190,7 +189,7 @@ def _check(material: _Material, precision: Precision, path: Path, operators: Ope
         precision=precision,
         path=path,
         operators=operators,
-        golden_tolerance=golden_tolerance(precision, graph, material.golden, material.golden_scores),
+        golden_tolerance=golden_tolerance(precision, graph, material.golden, material.lengths[-1].golden_scores),
         parity=Parity(provider=provider, final=is_final, checks=tuple(checks)),
     )
 

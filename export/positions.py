@@ -7,18 +7,24 @@ import torch
 from export.architecture import NUM_SPECIAL_TOKENS
 
 
+def middle(have: int, size: int) -> int:
+    """Return where the middle ``size`` of ``have`` begin.
+
+    Source: the original's ASTModel, which starts at ``50 - t // 2`` of 101 and at ``12 - t // 2`` of 24.
+    """
+    return have // 2 - size // 2
+
+
 def resize_time(grid: torch.Tensor, size: int) -> torch.Tensor:
     """Crop the time axis in the middle, or stretch it bilinearly where it must be longer.
 
     Args:
         grid: `[1, hidden, frequency, time]`.
         size: Patches in time.
-
-    Source: the original's ASTModel, which starts at ``50 - t // 2`` of 101 and at ``12 - t // 2`` of 24.
     """
     have = grid.shape[3]
     if size <= have:
-        start = have // 2 - size // 2
+        start = middle(have, size)
         return grid[:, :, :, start : start + size]
     return torch.nn.functional.interpolate(grid, size=(grid.shape[2], size), mode="bilinear")
 

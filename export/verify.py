@@ -97,6 +97,16 @@ def _largest_difference(got: Float, expected: Float) -> float:
     return float(np.abs(got.astype(np.float64) - expected).max())
 
 
+def condense(checks: list[ParityCheck], where: str) -> list[ParityCheck]:
+    """Return the worst of each kind of check, said to be measured on ``where``."""
+    worst: dict[str, ParityCheck] = {}
+    for check in checks:
+        have = worst.setdefault(check.check, check)
+        if check.measured < have.measured if check.at_least else check.measured > have.measured:
+            worst[check.check] = check
+    return [check.model_copy(update={"signal": where}) for check in worst.values()]
+
+
 def is_kept(check: ParityCheck) -> bool:
     """Tell whether a check is within its limit."""
     if check.limit is None:

@@ -251,6 +251,7 @@ async def score_clip(
                     deadline=reader.clock() + timeout_seconds,
                     embedding=reader.plan.embedding,
                     reservation=reservation,
+                    window_samples=reader.plan.grid.window_samples,
                 )
                 running.append((span, asyncio.ensure_future(job)))
             if reading is None and not reader.is_finished and not waiting:

@@ -60,6 +60,7 @@ def model_laps(scores: WindowScores) -> tuple[Lap, Lap]:
 @dataclass(slots=True, eq=False)
 class _Window:
     waveform: Int16Array
+    batch_samples: int
     embedding: bool
     submitted_at: float
     answer: asyncio.Future[WindowScores] = field(repr=False)
@@ -200,6 +201,7 @@ class Batcher:
         deadline: float | None = None,
         embedding: bool = False,
         reservation: Reservation | None = None,
+        window_samples: int | None = None,
     ) -> WindowScores:
         """Score one window. Cancelling the caller drops it.
 
@@ -210,19 +212,23 @@ class Batcher:
             embedding: Whether the embedding is wanted.
             reservation: Whose place it uses; it waits behind the reservation's own windows when all places are in use. Without
                 one it waits, first come first served, for a free place of the queue.
+            window_samples: The longest window of the sound that this one is of, n or more; None for the model's longest. It
+                decides how the window is padded, and with that its scores: a sound's partial windows have the same one.
 
         Raises:
-            ValueError: The waveform is not int16 `[n]` or n is out of range.
+            ValueError: The waveform is not int16 `[n]`, or n or ``window_samples`` is out of range.
             DeadlineExceeded: It cannot be done in time; it was not scored.
             InferenceFailed: The model failed on its batch.
             Draining: The batcher was stopped before.
         """
-        self._check_window(waveform)
+        whole = self._spec.window_samples if window_samples is None else window_samples
+        self._check_window(waveform, whole)
         now = self._clock()
         if deadline is not None and now >= deadline:
             raise self._too_late()
-        window = _Window(waveform, embedding, now, asyncio.get_running_loop().create_future())
-        entry = Entry(priority, deadline, window, None if reservation is None else reservation._grant)
+        length = self._spec.holding(whole)
+        window = _Window(waveform, length, embedding, now, asyncio.get_running_loop().create_future())
+        entry = Entry(priority, deadline, window, None if reservation is None else reservation._grant, length)
         if not self._thread.push(entry):
             raise self._refusal()
         try:
@@ -327,12 +333,14 @@ class Batcher:
             retry_after_s=self.retry_after_s(),
         )
 
-    def _check_window(self, waveform: Int16Array) -> None:
+    def _check_window(self, waveform: Int16Array, window_samples: int) -> None:
         least, most = self._spec.min_samples, self._spec.window_samples
         if waveform.ndim != 1 or waveform.dtype != np.int16:
             raise ValueError(f"a window is int16 [n], not {waveform.dtype} {list(waveform.shape)}")
         if not least <= len(waveform) <= most:
             raise ValueError(f"a window of {len(waveform)} samples, the model takes {least} to {most}")
+        if not len(waveform) <= window_samples <= most:
+            raise ValueError(f"window_samples is {window_samples}, it must be {len(waveform)} to {most}")
 
 
 @dataclass(frozen=True, slots=True)

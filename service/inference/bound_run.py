@@ -89,7 +89,7 @@ class BoundSession:
         self, session: onnxruntime.InferenceSession, spec: ModelSpec, device: Device, *, max_graph_rows: int = 0
     ) -> None:
         self.spec = spec
-        shapes = [(rows, spec.window_samples) for rows in spec.batch_sizes]
+        shapes = [(rows, length) for length in spec.lengths_samples for rows in spec.batch_sizes]
         self._batches = {
             shape: BoundBatch(session, spec, shape, device, number if shape[0] <= max_graph_rows else NO_GRAPH)
             for number, shape in enumerate(shapes, start=1)

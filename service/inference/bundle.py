@@ -13,7 +13,7 @@ import zipfile
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 import numpy as np
 import pydantic
@@ -23,7 +23,9 @@ from service.inference.runner import FloatArray, Int16Array, Int64Array, Precisi
 from service.inference.untrusted import check_graph_file, find_inside, load_arrays
 from service.labels import LabelSet
 
-FORMAT_VERSION = 1
+FORMAT_VERSION: Final = 2
+READABLE_VERSIONS = (1, 2)
+"""Version 1 knew one length of window only, and its graphs take no other."""
 MANIFEST_FILE = "bundle.json"
 GOLDEN_FILE = "golden.npz"
 CARD_FILE = "README.md"
@@ -33,6 +35,8 @@ MAX_GRAPH_BYTES = 64 * 1024**2
 MAX_GOLDEN_ROWS = 256
 MAX_WINDOW_SECONDS = 600
 MAX_SAMPLE_RATE = 192_000
+MAX_LENGTHS = 8
+"""Each is warmed up and proved at load, in every batch size."""
 
 Sha256 = Annotated[str, pydantic.Field(pattern=r"^[0-9a-f]{64}$")]
 FileName = Annotated[str, pydantic.Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
@@ -112,13 +116,15 @@ class PrecisionEntry(_Frozen):
 class Manifest(_Frozen):
     """``bundle.json``."""
 
-    format_version: Literal[1]
+    format_version: Literal[1, 2]
     name: Annotated[str, pydantic.Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
     architecture: Architecture
     labels: tuple[Label, ...]
     activation: Literal["sigmoid", "softmax"]
     sample_rate: Annotated[int, pydantic.Field(ge=1)]
     window_samples: Annotated[int, pydantic.Field(ge=1)]
+    windows_samples: tuple[Annotated[int, pydantic.Field(ge=1)], ...] = ()
+    """The lengths that every graph takes, rising to ``window_samples``; none in version 1, which has that one alone."""
     hop_samples: Annotated[int, pydantic.Field(ge=1)]
     min_samples: Annotated[int, pydantic.Field(ge=1)]
     opset: int
@@ -139,15 +145,25 @@ class Manifest(_Frozen):
             raise ValueError(f"sample_rate is above {MAX_SAMPLE_RATE} Hz, or the window longer than {MAX_WINDOW_SECONDS} s")
         if not self.min_samples <= self.window_samples:
             raise ValueError("min_samples is above window_samples")
+        lengths = self.lengths_samples
+        if list(lengths) != sorted(set(lengths)) or lengths[-1] != self.window_samples or lengths[0] < self.min_samples:
+            raise ValueError("windows_samples must rise from min_samples or more to window_samples")
+        if len(lengths) > MAX_LENGTHS:
+            raise ValueError(f"windows_samples has {len(lengths)} lengths, at most {MAX_LENGTHS} are served")
         return self
+
+    @property
+    def lengths_samples(self) -> tuple[int, ...]:
+        """The lengths of window that the graphs take, rising; the last one is the longest window."""
+        return self.windows_samples or (self.window_samples,)
 
 
 @dataclass(frozen=True, slots=True)
 class Golden:
-    """Short real waveforms with their scores, computed by torch in float32 when the bundle was made.
+    """Short real waveforms with their scores at one length of window, computed by torch in float32 when the bundle was made.
 
     Attributes:
-        waveform: int16 `[n, window_samples]`.
+        waveform: int16 `[n, samples]`.
         lengths: int64 `[n]`, valid samples of each row.
         scores: float32 `[n, labels]`.
     """
@@ -198,25 +214,27 @@ class Bundle:
         """Return the path of one precision's graph; `precision` must be one the manifest names."""
         return self.folder / self.manifest.precisions[precision].file
 
-    @property
-    def _max_golden_bytes(self) -> dict[str, int]:
-        manifest = self.manifest
-        return {
-            "waveform": MAX_GOLDEN_ROWS * manifest.window_samples * 2,
-            "lengths": MAX_GOLDEN_ROWS * 8,
-            "scores": MAX_GOLDEN_ROWS * len(manifest.labels) * 4,
-        }
+    def load_golden(self, num_samples: int | None = None) -> Golden:
+        """Read ``golden.npz``: the waveforms, of which a shorter length takes the beginnings, and the scores of one length.
 
-    def load_golden(self) -> Golden:
-        """Read ``golden.npz``.
+        Args:
+            num_samples: One of the manifest's lengths; None for the longest.
 
         Raises:
             BundleError: It cannot be read, or its shapes do not fit the manifest.
         """
         manifest = self.manifest
+        length = num_samples or manifest.window_samples
+        name = "scores" if length == manifest.window_samples else golden_scores_name(length)
         try:
+            max_bytes = {
+                "waveform": MAX_GOLDEN_ROWS * manifest.window_samples * 2,
+                "lengths": MAX_GOLDEN_ROWS * 8,
+                name: MAX_GOLDEN_ROWS * len(manifest.labels) * 4,
+            }
             with (self.folder / GOLDEN_FILE).open("rb") as file:
-                golden = Golden(**load_arrays(file, self._max_golden_bytes))
+                arrays = load_arrays(file, max_bytes)
+            golden = Golden(arrays["waveform"], arrays["lengths"], arrays[name])
         except (OSError, KeyError, ValueError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
             raise BundleError(f"bundle {manifest.name!r}: {GOLDEN_FILE} cannot be read: {error}") from error
         count = golden.lengths.size
@@ -233,7 +251,13 @@ class Bundle:
         )
         if not fits:
             raise BundleError(f"bundle {manifest.name!r}: {GOLDEN_FILE} does not fit bundle.json")
-        return golden
+        waveform = np.ascontiguousarray(golden.waveform[:, :length])
+        return Golden(waveform, np.minimum(golden.lengths, length), golden.scores)
+
+
+def golden_scores_name(length_samples: int) -> str:
+    """Return the name, in ``golden.npz``, of the scores at a length shorter than the longest window, whose are ``scores``."""
+    return f"scores_{length_samples}"
 
 
 def hash_file(path: Path) -> str:
@@ -261,9 +285,10 @@ def open_bundle(folder: Path) -> Bundle:
     except OSError as error:
         raise BundleError(f"{path} cannot be read: {error.strerror}") from error
     version = re.search(rb'"format_version"\s*:\s*(\d+)', text)
-    if version and int(version[1]) != FORMAT_VERSION:
+    if version and int(version[1]) not in READABLE_VERSIONS:
+        readable = " and ".join(map(str, READABLE_VERSIONS))
         raise BundleError(
-            f"{folder} is of bundle format {int(version[1])}; this version of Sonotag reads {FORMAT_VERSION}: export it again"
+            f"{folder} is of bundle format {int(version[1])}; this version of Sonotag reads {readable}: export it again"
         )
     try:
         manifest = Manifest.model_validate_json(text)

@@ -102,6 +102,7 @@ class Catalog:
             "activation": "sigmoid" if spec.multi_label else "softmax",
             "sample_rate": spec.sample_rate,
             "window_seconds": spec.window_samples / spec.sample_rate,
+            "windows_seconds": [length / spec.sample_rate for length in spec.lengths_samples],
             "hop_seconds": spec.hop_samples / spec.sample_rate,
             "min_seconds": spec.min_samples / spec.sample_rate,
             "embedding_size": spec.embedding_size,

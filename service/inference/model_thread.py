@@ -32,6 +32,11 @@ class Stageable(Protocol):
         ...
 
     @property
+    def batch_samples(self) -> int:
+        """The length of the batches that it may be in; its entry's `size`."""
+        ...
+
+    @property
     def embedding(self) -> bool:
         """Whether the embedding is wanted."""
         ...

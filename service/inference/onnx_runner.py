@@ -25,6 +25,9 @@ BATCH_SIZES: dict[Provider, tuple[int, ...]] = {"cpu": (1, 2), "cuda": (1, 2, 4,
 CPU: a window already fills the cores, larger batches only leave the caches (the embedded model in batches of 1, 2, 4 and 8:
 30, 30, 33 and 35 to 40 ms of processor time a window, and 97, 102, 109 and 127 MB). CUDA: 32 reaches what the GPU can do (64
 gains 1 to 2 % and doubles the wait).
+
+int8 scales the activations of a whole batch together, so that a window's scores would move with its neighbours (by up to
+0.011): it runs one window at a time, whose scores are then its own.
 """
 
 
@@ -126,9 +129,14 @@ class OnnxRunner:
         if self._lanes is None:
             return
         started = time.perf_counter()
-        golden = self.bundle.load_golden()
+        longest_first = [self.bundle.load_golden(length) for length in reversed(self.spec.lengths_samples)]
+
+        def prove(rows: int) -> None:
+            for golden in longest_first:
+                self._compare(golden, np.arange(rows) % len(golden.lengths))
+
         try:
-            self._lanes.enter(lambda rows: self._compare(golden, np.arange(rows) % len(golden.lengths)))
+            self._lanes.enter(prove)
         except BundleError:
             raise
         except Exception as error:
@@ -161,19 +169,21 @@ class OnnxRunner:
         return ModelOutput(results[0], results[1], results[2] if embedding else None)
 
     def _prove(self) -> None:
-        """Run every warm batch size once on the golden waveforms, so that no caller pays for a first time, and compare.
+        """Run every length of window in every warm batch size once on the golden waveforms, so that no caller pays for a
+        first time, and compare.
 
         Raises:
             BundleError: A score is off by more than the precision's tolerance.
         """
         started = time.perf_counter()
-        golden = self.bundle.load_golden()
-        for size in self.spec.batch_sizes:
-            rows = np.arange(size) % len(golden.lengths)
-            self._compare(golden, rows)
-        size = self.spec.batch_sizes[-1]
-        for first in range(0, len(golden.lengths), size):
-            self._compare(golden, np.arange(first, min(first + size, len(golden.lengths))))
+        for length in reversed(self.bundle.manifest.lengths_samples):  # the longest takes the memory that the others use
+            golden = self.bundle.load_golden(length)
+            for size in self.spec.batch_sizes:
+                rows = np.arange(size) % len(golden.lengths)
+                self._compare(golden, rows)
+            size = self.spec.batch_sizes[-1]
+            for first in range(0, len(golden.lengths), size):
+                self._compare(golden, np.arange(first, min(first + size, len(golden.lengths))))
         self.warm_up_seconds = time.perf_counter() - started
 
     def _compare(self, golden: Golden, rows: Int64Array) -> None:
@@ -188,11 +198,13 @@ class OnnxRunner:
             raise BundleError(f"bundle {self.bundle.manifest.name!r} gives scores of shape {output.scores.shape}")
         difference = np.nan_to_num(np.abs(output.scores - expected), nan=np.inf)
         row, label = np.unravel_index(int(difference.argmax()), difference.shape)
+        length = golden.waveform.shape[1]
+        where = f" in {length} samples" if length < spec.window_samples else ""
         tolerance = self.bundle.manifest.precisions[spec.precision].golden_tolerance
         if difference[row, label] > tolerance:
             raise BundleError(
                 f"bundle {self.bundle.manifest.name!r} computes wrong scores in {spec.precision} on {spec.provider}: golden "
-                f"clip {rows[row]}, label {spec.labels[int(label)]!r}: expected {expected[row, label]:.6f}, "
+                f"clip {rows[row]}{where}, label {spec.labels[int(label)]!r}: expected {expected[row, label]:.6f}, "
                 f"got {output.scores[row, label]:.6f}, the tolerance is {tolerance:g}"
             )
 
@@ -205,12 +217,13 @@ def _make_spec(bundle: Bundle, name: str | None, provider: Provider, precision: 
         multi_label=manifest.activation == "sigmoid",
         sample_rate=manifest.sample_rate,
         window_samples=manifest.window_samples,
+        windows_samples=manifest.lengths_samples,
         hop_samples=manifest.hop_samples,
         min_samples=manifest.min_samples,
         embedding_size=manifest.architecture.hidden_size,
         provider=provider,
         precision=precision,
-        batch_sizes=BATCH_SIZES[provider],
+        batch_sizes=(1,) if precision == "int8" else BATCH_SIZES[provider],
         source_sha256=manifest.source.sha256,
         num_lanes=NUM_LANES if provider == "cuda" else 1,
     )
@@ -245,9 +258,11 @@ def _check_graph(session: onnxruntime.InferenceSession, manifest: Manifest, prec
             )
         for name, wanted in tensors.items():
             shape = tuple(there[name].shape)
-            # A size is a number, or a name where it is dynamic; the batch must be dynamic, the rest may be either.
+            # A size is a number, or a name where it is dynamic; the batch must be dynamic, and the samples where there are
+            # several lengths; the rest may be either.
             fits = len(shape) == len(wanted.shape) and not isinstance(shape[0], int)
             fits = fits and all(not isinstance(got, int) or got == want for got, want in zip(shape, wanted.shape, strict=True))
+            fits = fits and not (name == "waveform" and len(manifest.lengths_samples) > 1 and isinstance(shape[1], int))
             if there[name].type != wanted.kind or not fits:
                 raise BundleError(
                     f"bundle {manifest.name!r}: the {side} {name} of {file} is {there[name].type} {list(shape)}, "

@@ -4,6 +4,9 @@ The law, which the property tests hold it to:
 
 * A window waits in one of two lines, live or bulk, first come first served. Live goes first; while bulk waits, at least one
   batch in `BULK_SHARE` starts with bulk. Room that is left in a batch is filled from the other line.
+* A batch holds windows of one size, that of the first one of the line whose turn it is: its next ones of that size join, in
+  order, also past windows of another size. As the first of a line is always in the batch that starts with its line, no size
+  waits longer than what came before it in the line.
 * A window in line holds a *place*. There are ``capacity`` places; bulk holds at most half of them, so that a batch job
   cannot shut live callers out. A place is held from when the window joins the line until it is taken, dropped or expires.
 * A `Grant` holds places for as long as its owner likes (a request admitted once, a long file); its windows use those places
@@ -14,9 +17,11 @@ The law, which the property tests hold it to:
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import Enum
-from itertools import chain, islice
+from heapq import merge
+from itertools import chain, count, islice
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
@@ -59,12 +64,16 @@ class Entry(Generic[T]):
         deadline: When its result is of no more use, in the seconds of the caller's clock; None for never.
         item: Whatever the caller wants back.
         grant: Whose places it uses; None for a place of its own.
+        size: What a window must have in common with others to be in a batch with them.
+        turn: When it joined its line, among all that did; set by the queue.
     """
 
     priority: Priority
     deadline: float | None
     item: T
     grant: Grant | None = None
+    size: int = 0
+    turn: int = field(default=-1, init=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +84,45 @@ class Taken(Generic[T]):
     expired: tuple[Entry[T], ...]
 
 
-_Line = OrderedDict[int, Entry[T]]
+_Places = OrderedDict[int, Entry[T]]
 """Entries by identity, in order: joining, leaving from the front and leaving from the middle are all O(1)."""
+
+
+class _Line(Generic[T]):
+    """One line: in order as a whole and within each size, of which there are a few."""
+
+    def __init__(self, turns: Iterator[int]) -> None:
+        self._turns = turns
+        self._sizes: dict[int, _Places[T]] = {}
+
+    def __len__(self) -> int:
+        return sum(map(len, self._sizes.values()))
+
+    def __iter__(self) -> Iterator[Entry[T]]:
+        return merge(*(entries.values() for entries in self._sizes.values()), key=lambda entry: entry.turn)
+
+    @property
+    def first(self) -> Entry[T] | None:
+        """Who came first of those who wait."""
+        heads = (next(iter(entries.values())) for entries in self._sizes.values())
+        return min(heads, key=lambda entry: entry.turn, default=None)
+
+    def of_size(self, size: int) -> Iterable[Entry[T]]:
+        """Those of one size, in order."""
+        return self._sizes.get(size, OrderedDict[int, Entry[T]]()).values()
+
+    def join(self, entry: Entry[T]) -> None:
+        entry.turn = next(self._turns)
+        self._sizes.setdefault(entry.size, OrderedDict())[id(entry)] = entry
+
+    def leave(self, entry: Entry[T]) -> bool:
+        """Take an entry out; False when it is not here."""
+        entries = self._sizes.get(entry.size)
+        if entries is None or entries.pop(id(entry), None) is None:
+            return False
+        if not entries:
+            del self._sizes[entry.size]
+        return True
 
 
 @dataclass(slots=True, eq=False)
@@ -93,14 +139,15 @@ class WindowQueue(Generic[T]):
     seconds_per_window: float | None = field(default=None, init=False)
     """Moving average of a run's time divided by its windows; None until the first one."""
     _lines: dict[Priority, _Line[T]] = field(init=False)
-    _parked: dict[Priority | Grant, _Line[T]] = field(init=False)
+    _parked: dict[Priority | Grant, _Places[T]] = field(init=False)
     _held: dict[Priority, int] = field(init=False)
     _batches_without_bulk: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
         if self.capacity < 1:
             raise ValueError(f"capacity is {self.capacity}, it must be 1 or more")
-        self._lines = {priority: OrderedDict() for priority in Priority}
+        turns = count()
+        self._lines = {priority: _Line(turns) for priority in Priority}
         self._parked = {}
         self._held = dict.fromkeys(Priority, 0)
 
@@ -161,7 +208,7 @@ class WindowQueue(Generic[T]):
             if not parked:
                 del self._parked[owner]
             return True
-        if self._lines[entry.priority].pop(key, None) is None:
+        if not self._lines[entry.priority].leave(entry):
             return False
         self._leave(entry)
         return True
@@ -169,7 +216,15 @@ class WindowQueue(Generic[T]):
     def upcoming(self, max_batch_size: int) -> list[Entry[T]]:
         """Return the entries that the next `take` would most likely give, without taking them."""
         first = self._first_line()
-        return list(islice(chain(self._lines[first].values(), self._lines[first.other].values()), max_batch_size))
+        head = self._lines[first].first
+        if head is None:
+            return []
+        lines = (self._lines[first], self._lines[first.other])
+        return list(islice(chain.from_iterable(line.of_size(head.size) for line in lines), max_batch_size))
+
+    def waiting(self) -> list[Entry[T]]:
+        """Return all that are in line, live ones first, each line in its order."""
+        return [entry for priority in Priority for entry in self._lines[priority]]
 
     def take(self, now: float, max_batch_size: int) -> Taken[T]:
         """Take the next batch.
@@ -187,8 +242,11 @@ class WindowQueue(Generic[T]):
         first = self._first_line()
         for priority in (first, first.other):
             line = self._lines[priority]
-            while line and len(batch) < max_batch_size:
-                _, entry = line.popitem(last=False)
+            while len(batch) < max_batch_size:
+                entry = next(iter(line.of_size(batch[0].size)), None) if batch else line.first
+                if entry is None:
+                    break
+                line.leave(entry)
                 self._leave(entry)
                 is_late = entry.deadline is not None and now + self.run_seconds > entry.deadline
                 (expired if is_late else batch).append(entry)
@@ -204,7 +262,8 @@ class WindowQueue(Generic[T]):
 
     def clear(self) -> tuple[Entry[T], ...]:
         """Drop every window and return them all."""
-        entries = tuple(entry for line in (*self._lines.values(), *self._parked.values()) for entry in line.values())
+        parked = [entry for places in self._parked.values() for entry in places.values()]
+        entries = (*self.waiting(), *parked)
         for entry in entries:
             self.discard(entry)
         return entries
@@ -259,8 +318,8 @@ class WindowQueue(Generic[T]):
         for owner in owners:
             parked = self._parked.get(owner, OrderedDict())
             while parked and self._seat(owner):
-                key, entry = parked.popitem(last=False)
-                self._lines[entry.priority][key] = entry
+                _, entry = parked.popitem(last=False)
+                self._lines[entry.priority].join(entry)
             if not parked:
                 self._parked.pop(owner, None)
 

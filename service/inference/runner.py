@@ -27,6 +27,7 @@ class ModelSpec:
         multi_label: True for independent sigmoids, False for one softmax.
         sample_rate: Hz of the samples it takes.
         window_samples: The longest window it takes, in samples.
+        windows_samples: The lengths that a batch may have, rising, the last one the longest window; none for that one alone.
         hop_samples: The hop that is used when a caller names none, in samples.
         min_samples: The fewest samples it can say anything about.
         embedding_size: Length of the embedding.
@@ -50,6 +51,16 @@ class ModelSpec:
     batch_sizes: tuple[int, ...]
     source_sha256: str
     num_lanes: int = 1
+    windows_samples: tuple[int, ...] = ()
+
+    def holding(self, num_samples: int) -> int:
+        """Return the shortest length of a batch that holds windows of so many samples; the longest, where none does."""
+        return next((length for length in self.lengths_samples if length >= num_samples), self.window_samples)
+
+    @property
+    def lengths_samples(self) -> tuple[int, ...]:
+        """The lengths that a batch may have, rising; the last one is the longest window."""
+        return self.windows_samples or (self.window_samples,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,9 +98,9 @@ class Runner(Protocol):
         """Score a batch.
 
         Args:
-            waveform: int16 `[batch, window_samples]`; what lies past a row's length is ignored. The caller keeps the
-                buffer and may write to it again once this returns.
-            lengths: int64 `[batch]`, valid samples of each row, from `min_samples` to `window_samples`.
+            waveform: int16 `[batch, samples]`, `samples` being one of the spec's lengths of a batch; what lies past a row's
+                length is ignored. The caller keeps the buffer and may write to it again once this returns.
+            lengths: int64 `[batch]`, valid samples of each row, from `min_samples` to `samples`.
             embedding: Whether to compute the embedding output.
 
         Raises:

@@ -21,6 +21,11 @@ class HasWaveform(Protocol):
         """int16 `[n]`."""
         ...
 
+    @property
+    def batch_samples(self) -> int:
+        """The length of the batch that it may be in, n or more."""
+        ...
+
 
 W = TypeVar("W", bound=HasWaveform)
 
@@ -31,7 +36,7 @@ class Batch(Generic[W]):
 
     Attributes:
         windows: Row i's window; the rows past them are padding.
-        waveform: int16 `[rows, window_samples]`, a view of a buffer that stays untouched until `Staging.take_back`.
+        waveform: int16 `[rows, batch_samples]`, a view of a buffer that stays untouched until `Staging.take_back`.
         lengths: int64 `[rows]`.
         buffer: Which buffer it is in.
     """
@@ -46,7 +51,8 @@ class Staging(Generic[W]):
     """Copies windows into the next batch's buffer as they come, so that nothing is left to copy when the runner is free.
 
     What is copied is a guess: the queue decides who runs when the runner is free, and a row whose window is not among them
-    is simply written over. Not thread-safe: the batcher calls it under its lock.
+    is simply written over. A batch has one length: windows of another one than those that are there are not copied ahead. Not
+    thread-safe: the batcher calls it under its lock.
 
     Args:
         spec: The model; its provider decides whether batches are padded to the sizes it was warmed up for.
@@ -62,18 +68,22 @@ class Staging(Generic[W]):
         # A GPU copies from memory that stays where it is without a detour.
         allocate = allocate_pinned if spec.provider == "cuda" else np.zeros
         self._buffers = [
-            (allocate((rows, spec.window_samples), np.int16), np.full(rows, spec.min_samples, np.int64))
+            (allocate((rows * spec.window_samples,), np.int16), np.full(rows, spec.min_samples, np.int64))
             for _ in range(spec.num_lanes + 1)
         ]
         self._filling = 0
         self._free_buffers = list(range(1, len(self._buffers)))
+        self._num_rows = rows
+        self._batch_samples = spec.window_samples
         self._max_batch_size = max_batch_size
         self._row_of: dict[W, int] = {}
         self._free_rows = list(range(max_batch_size))
 
     def stage(self, window: W) -> None:
         """Copy a window into the next batch, if it is not there yet and there is a row left."""
-        if self._free_rows and window not in self._row_of:
+        if not self._row_of:
+            self._batch_samples = window.batch_samples
+        if self._free_rows and window not in self._row_of and window.batch_samples == self._batch_samples:
             self._row_of[window] = heapq.heappop(self._free_rows)
             self._write(self._row_of[window], window.waveform)
 
@@ -87,9 +97,13 @@ class Staging(Generic[W]):
         """Make the batch of these windows, and begin an empty one in another buffer. At most one batch a lane is out at once.
 
         Args:
-            windows: 1 to ``max_batch_size`` of them. Their order among the rows may differ from the order given.
+            windows: 1 to ``max_batch_size`` of them, all of one `batch_samples`. Their order among the rows may differ from
+                the order given.
         """
         count = len(windows)
+        if windows[0].batch_samples != self._batch_samples:
+            self._row_of.clear()
+            self._batch_samples = windows[0].batch_samples
         placed: dict[int, W] = {}
         missing: list[W] = []
         for window in windows:
@@ -102,7 +116,7 @@ class Staging(Generic[W]):
             if row not in placed:
                 placed[row] = missing.pop()
                 self._write(row, placed[row].waveform)
-        waveform, lengths = self._buffers[self._filling]
+        waveform, lengths = self._views()
         num_rows = next((size for size in self._sizes if size >= count), count)
         lengths[count:num_rows] = self._min_samples
         handed_over, self._filling = self._filling, self._free_buffers.pop()
@@ -114,8 +128,13 @@ class Staging(Generic[W]):
         """Use a batch's buffer again: its run has ended."""
         self._free_buffers.append(batch.buffer)
 
+    def _views(self) -> tuple[Int16Array, Int64Array]:
+        """Return the next batch's rows, int16 `[rows, batch_samples]`, at the front of their buffer, and their lengths."""
+        samples, lengths = self._buffers[self._filling]
+        return samples[: self._num_rows * self._batch_samples].reshape(self._num_rows, self._batch_samples), lengths
+
     def _write(self, row: int, window: Int16Array) -> None:
-        waveform, lengths = self._buffers[self._filling]
+        waveform, lengths = self._views()
         waveform[row, : len(window)] = window
         waveform[row, len(window) :] = 0  # the graph masks it; this keeps a run from depending on what ran before
         lengths[row] = len(window)

@@ -23,11 +23,13 @@ class Infer:
     Attributes:
         ticket: Names the window in the answer.
         waveform: int16 `[n]`, the receiver's own.
+        window_samples: The stream's window, which the first ones do not fill.
         deadline: Clock seconds after which the answer is worth nothing, or None.
     """
 
     ticket: int
     waveform: Int16Array
+    window_samples: int
     deadline: float | None
 
 

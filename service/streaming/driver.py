@@ -191,7 +191,9 @@ class StreamDriver:
         """Have a window scored; `decoded` is the reading of the piece that completed it."""
         batcher = self._catalog.get(self.session.spec.name)
         try:
-            result = await batcher.submit(action.waveform, priority=Priority.LIVE, deadline=action.deadline)
+            result = await batcher.submit(
+                action.waveform, priority=Priority.LIVE, deadline=action.deadline, window_samples=action.window_samples
+            )
         except ServiceError as error:
             self._perform(self.session.receive_failure, action.ticket, error, self._clock())
         except Exception:

@@ -44,7 +44,7 @@ class StreamSound:
         self._active = active
         self._limits = limits
         self._rate = active.spec.sample_rate
-        window = active.grid.window_samples
+        self._window_samples = window = active.grid.window_samples
         self._windower = SlidingWindower(window, active.grid.hop_samples, active.spec.min_samples)
         self._ledger = WindowLedger(None if active.on_lag == "wait" else limits.max_lag_seconds)
         self._monitor = SignalMonitor(self._rate)
@@ -116,7 +116,8 @@ class StreamSound:
             return []
         self._ledger.expire(now)
         outcomes: list[Outcome] = [
-            Infer(entry.ticket, self._windower.read(entry.span), self._ledger.deadline(entry)) for entry in self._ledger.issue()
+            Infer(entry.ticket, self._windower.read(entry.span), self._window_samples, self._ledger.deadline(entry))
+            for entry in self._ledger.issue()
         ]
         late: list[WindowEntry] = []
         for entry in self._ledger.pop_settled():

@@ -31,6 +31,7 @@ def test_models_says_what_is_served_and_which_is_the_default(embedded_server: Se
     assert model["architecture"] == manifest["architecture"]
     assert model["parameters"] == manifest["architecture"]["num_parameters"]
     assert model["window_seconds"] == manifest["window_samples"] / 16_000
+    assert model["windows_seconds"] == [length / 16_000 for length in manifest["windows_samples"]] == [1.135, 2.095, 5.135]
     assert (model["precision"], model["provider"]) == ("fp32", "cpu")
     assert model["source"] == manifest["source"]
     assert model["licence"] == manifest["source"]["licence"]

@@ -84,6 +84,18 @@ async def test_a_file_and_its_stream_give_the_same_windows_scores_and_events(ser
     assert told.messages[-1]["events"] == len(answer["events"])
 
 
+@pytest.mark.parametrize("window", [0.5, 1.0, 1.5, 2.5])
+async def test_short_windows_of_a_file_and_its_stream_are_the_same(server, scene, window):
+    folder, waveform = scene
+    path = encode(folder, waveform, 44_100, "short.flac")
+    # The second sound is shorter than most of these windows: the window asked for decides, not the sound there is.
+    for sound in (path, encode(folder, waveform[44_100 * 4 :][:44_100], 44_100, "second.flac")):
+        answer = classify(server, sound, window=window, hop=0.5, timeline=True, events=True, top_k=600)
+        query = {"encoding": "auto", "window": window, "hop": 0.5, "top_k": 600, "threshold": 0, "on_lag": "wait"}
+        told = await stream_pieces(server.url, query, cut(sound.read_bytes(), 3001))
+        assert_same(told.tags, told.events, answer)
+
+
 async def test_raw_samples_give_what_the_file_gives(server, scene):
     folder, waveform = scene
     path = encode(folder, waveform, 44_100, "raw.wav", "-c:a", "pcm_s16le")

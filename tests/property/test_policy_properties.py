@@ -8,6 +8,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from service.inference.policy import BULK_SHARE, Entry, Grant, Priority, Taken, WindowQueue
 
+SIZES = (1, 2, 5)
 priorities = st.sampled_from(Priority)
 
 
@@ -23,7 +24,7 @@ class QueueMachine(RuleBasedStateMachine):
         self.num_pushed = 0
         self.live_batches = 0
         self.own_place: set[int] = set()
-        self.last_taken = dict.fromkeys(Priority, -1)
+        self.last_taken = {(priority, size): -1 for priority in Priority for size in SIZES}
 
     @rule(num_windows=st.integers(1, 4), priority=priorities)
     def reserve(self, num_windows: int, priority: Priority) -> None:
@@ -38,11 +39,11 @@ class QueueMachine(RuleBasedStateMachine):
     def release(self, data: st.DataObject) -> None:
         self.queue.release(data.draw(st.sampled_from(self.grants)))
 
-    @rule(priority=priorities, patience=st.none() | st.floats(0, 5), data=st.data())
-    def push(self, priority: Priority, patience: float | None, data: st.DataObject) -> None:
+    @rule(priority=priorities, patience=st.none() | st.floats(0, 5), size=st.sampled_from(SIZES), data=st.data())
+    def push(self, priority: Priority, patience: float | None, size: int, data: st.DataObject) -> None:
         grant = data.draw(st.sampled_from([None, *self.grants]))
         deadline = None if patience is None else self.now + patience
-        entry = Entry(priority if grant is None else grant.priority, deadline, self.num_pushed, grant)
+        entry = Entry(priority if grant is None else grant.priority, deadline, self.num_pushed, grant, size)
         self.queue.push(entry)
         self.waiting[self.num_pushed] = entry
         if entry.grant is None:
@@ -60,8 +61,9 @@ class QueueMachine(RuleBasedStateMachine):
     @rule(max_batch_size=st.integers(1, 5), seconds=st.floats(0, 2))
     def take_and_run(self, max_batch_size: int, seconds: float) -> None:
         upcoming = self.queue.upcoming(max_batch_size)
-        bulk_before = [entry for entry in self.queue.upcoming(10**6) if entry.priority is Priority.BULK]
-        nobody_parked = len(self.queue.upcoming(10**6)) == len(self.queue)
+        in_line = self.queue.waiting()
+        bulk_before = [entry for entry in in_line if entry.priority is Priority.BULK]
+        nobody_parked = len(in_line) == len(self.queue)
         estimate = self.queue.run_seconds
         taken = self.queue.take(self.now, max_batch_size)
         assert len(taken.batch) <= max_batch_size
@@ -74,20 +76,28 @@ class QueueMachine(RuleBasedStateMachine):
             assert entry.deadline is None or self.now + estimate <= entry.deadline
         if nobody_parked and not taken.expired:
             assert list(taken.batch) == upcoming
-        for priority in Priority:
-            items = [e.item for e in taken.batch if e.priority is priority and e.item in self.own_place]
-            assert items == sorted(items)
-            assert not items or items[0] > self.last_taken[priority]
-            self.last_taken[priority] = max([self.last_taken[priority], *items])
+        self._check_sizes(taken, in_line)
+        for entry in taken.batch:
+            if entry.item in self.own_place:
+                line = entry.priority, entry.size
+                assert entry.item > self.last_taken[line]
+                self.last_taken[line] = entry.item
         self._count_live_batches(taken, bulk_before)
         if taken.batch:
             self.queue.record_run(len(taken.batch), seconds)
         self.now += seconds
 
+    def _check_sizes(self, taken: Taken[int], in_line: list[Entry[int]]) -> None:
+        """A batch is of one size and starts with the first of its line."""
+        assert len({entry.size for entry in taken.batch}) <= 1
+        if taken.batch and not taken.expired:
+            first = taken.batch[0]
+            assert first is next(entry for entry in in_line if entry.priority is first.priority)
+
     def _count_live_batches(self, taken: Taken[int], bulk_before: list[Entry[int]]) -> None:
         if not taken.batch:
             return
-        is_waiting = any(entry.priority is Priority.BULK for entry in self.queue.upcoming(10**6))
+        is_waiting = any(entry.priority is Priority.BULK for entry in self.queue.waiting())
         is_live_first = taken.batch[0].priority is Priority.LIVE and bool(bulk_before)
         self.live_batches = self.live_batches + 1 if is_waiting and is_live_first else 0
         assert self.live_batches < BULK_SHARE
@@ -101,7 +111,7 @@ class QueueMachine(RuleBasedStateMachine):
     def limits_hold(self) -> None:
         if not hasattr(self, "queue"):
             return
-        in_line = self.queue.upcoming(10**6)
+        in_line = self.queue.waiting()
         bulk = sum(entry.priority is Priority.BULK for entry in in_line)
         assert len(in_line) <= self.queue.capacity
         assert bulk <= self.queue.limit(Priority.BULK)
@@ -135,10 +145,26 @@ def test_bulk_is_through_in_eight_batches_each_however_much_live_comes(bulk: int
         queue.push(Entry(Priority.BULK, None, "bulk"))
     left, batches = bulk, 0
     while left:
-        while sum(entry.priority is Priority.LIVE for entry in queue.upcoming(99)) < 2 * max_batch_size:
+        while sum(entry.priority is Priority.LIVE for entry in queue.waiting()) < 2 * max_batch_size:
             queue.push(Entry(Priority.LIVE, None, "live"))
         taken = queue.take(0.0, max_batch_size).batch
         assert len(taken) == max_batch_size
         left -= sum(entry.priority is Priority.BULK for entry in taken)
         batches += 1
     assert batches == BULK_SHARE * -(-bulk // max_batch_size)
+
+
+@given(ahead=st.lists(st.sampled_from(SIZES), max_size=12), max_batch_size=st.integers(1, 4))
+@settings(max_examples=50, deadline=None)
+def test_no_size_starves_however_much_of_another_comes(ahead: list[int], max_batch_size: int) -> None:
+    queue = WindowQueue[str](64)
+    for size in ahead:
+        queue.push(Entry(Priority.LIVE, None, "ahead", None, size))
+    queue.push(Entry(Priority.LIVE, None, "mine", None, 7))
+    batches = 0
+    while any(entry.item == "mine" for entry in queue.waiting()):
+        while len(queue) < 40:
+            queue.push(Entry(Priority.LIVE, None, "later", None, SIZES[0]))
+        queue.take(0.0, max_batch_size)
+        batches += 1
+    assert batches <= len(ahead) + 1

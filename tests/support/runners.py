@@ -27,6 +27,7 @@ def make_spec(
     multi_label: bool = True,
     sample_rate: int = 16_000,
     window_samples: int = 16_000,
+    windows_samples: tuple[int, ...] = (),
     hop_samples: int = 16_000,
     min_samples: int = 400,
     embedding_size: int = 4,
@@ -43,6 +44,7 @@ def make_spec(
         multi_label=multi_label,
         sample_rate=sample_rate,
         window_samples=window_samples,
+        windows_samples=windows_samples,
         hop_samples=hop_samples,
         min_samples=min_samples,
         embedding_size=embedding_size,
@@ -141,10 +143,11 @@ class FakeRunner:
         assert not self.closed
         assert waveform.dtype == np.int16
         assert lengths.dtype == np.int64
-        assert waveform.shape == (len(lengths), spec.window_samples)
+        assert waveform.shape[0] == len(lengths)
+        assert waveform.shape[1] in (spec.windows_samples or (spec.window_samples,))
         assert len(lengths) <= spec.batch_sizes[-1]
         assert lengths.min() >= spec.min_samples
-        assert lengths.max() <= spec.window_samples
+        assert lengths.max() <= waveform.shape[1]
         call = Call(waveform.copy(), lengths.copy(), embedding, threading.get_ident())
         if self.keeps_calls:
             self.calls.append(call)

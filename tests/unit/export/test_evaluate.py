@@ -5,7 +5,7 @@ import pytest
 import soundfile
 
 from export.errors import ExportError
-from export.evaluate import Clip, average_precision, compare_scores, macro_map, read_clips
+from export.evaluate import Clip, average_precision, compare_scores, cut_pieces, macro_map, read_clips, top_1
 from export.signals import Signal
 from export.verify import is_kept
 
@@ -31,6 +31,20 @@ def test_macro_map_is_over_the_labels_that_occur_and_the_clips_that_have_one() -
     clips = make_clips(0, 1, 1, None)
     assert macro_map(scores, clips) == pytest.approx((1.0 + 1.0) / 2)
     assert macro_map(scores, make_clips(1, 0, 0, None)) == pytest.approx((1 / 3 + (1 / 2 + 2 / 3) / 2) / 2)
+
+
+def test_top_1_is_among_the_labels_that_occur_and_over_the_clips_that_have_one() -> None:
+    scores = np.array([[0.5, 0.4, 0.9], [0.1, 0.2, 0.9], [0.3, 0.2, 0.9], [1.0, 0.0, 0.9]], np.float32)
+    assert top_1(scores, make_clips(0, 1, 1, None)) == pytest.approx(2 / 3)
+
+
+def test_clips_are_cut_into_pieces_that_can_be_heard() -> None:
+    samples = np.zeros(40_000, np.int16)
+    samples[16_000:20_000], samples[32_000:] = 3_000, 4_000
+    clips = (Clip(Signal("x", samples), 1), Clip(Signal("y", samples), None))
+    pieces = cut_pieces(clips, 8_000)
+    assert [(piece.signal.samples[0], piece.label_id) for piece in pieces] == [(3_000, 1), (4_000, 1)]
+    assert [len(piece.signal.samples) for piece in cut_pieces(clips, 20_000)] == [20_000, 20_000]
 
 
 def test_the_gates_of_int8_hold_for_equal_scores_and_not_for_others() -> None:

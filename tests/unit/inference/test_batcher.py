@@ -140,6 +140,32 @@ async def test_what_waits_is_taken_together_when_the_runner_is_free() -> None:
     assert len({call.thread for call in runner.calls}) == 1
 
 
+async def test_a_batch_is_as_long_as_the_window_that_its_callers_chose() -> None:
+    runner = FakeRunner(windows_samples=(4_000, 16_000), batch_sizes=(4,))
+    sounds = [level(1, 4_000), level(2, 4_001), level(3, 500), level(1, 500)]
+    async with running(runner) as batcher:
+        first = await busy(batcher, runner)
+        chosen = [4_000, None, 3_000, 8_000]
+        calls = [
+            spawn(batcher.submit(sound, priority=LIVE, window_samples=window))
+            for sound, window in zip(sounds, chosen, strict=True)
+        ]
+        await until(lambda: batcher.depth == 4)
+        runner.release()
+        for sound, scores in zip(sounds, await asyncio.gather(*calls), strict=True):
+            np.testing.assert_array_equal(scores.scores, expected_scores(sound))
+        await first
+    assert [call.waveform.shape for call in runner.calls[1:]] == [(2, 4_000), (2, 16_000)]
+    assert [sorted(call.lengths.tolist()) for call in runner.calls[1:]] == [[500, 4_000], [500, 4_001]]
+
+
+async def test_a_window_longer_than_its_callers_windows_is_an_error() -> None:
+    async with running(FakeRunner()) as batcher:
+        for window in (499, 16_001):
+            with pytest.raises(ValueError, match=f"window_samples is {window}, it must be 500 to 16000"):
+                await batcher.submit(level(1, 500), priority=LIVE, window_samples=window)
+
+
 async def test_max_batch_size_caps_the_batches() -> None:
     runner = FakeRunner()
     async with running(runner, max_batch_size=2) as batcher:

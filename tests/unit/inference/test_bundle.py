@@ -27,14 +27,39 @@ def test_a_whole_bundle_opens(tmp_path: Path) -> None:
     assert golden.lengths.tolist() == [NUM_SAMPLES, 401, 900]
 
 
+def test_a_shorter_length_has_the_beginnings_of_the_golden_waveforms_and_scores_of_its_own(tmp_path: Path) -> None:
+    def add_scores(arrays: dict[str, Any]) -> None:
+        arrays["scores_800"] = arrays["scores"] / 2
+
+    folder = write_bundle(
+        tmp_path, golden=add_scores, manifest=lambda m: m.update(format_version=2, windows_samples=[800, NUM_SAMPLES])
+    )
+    bundle = open_bundle(folder)
+    assert bundle.manifest.lengths_samples == (800, NUM_SAMPLES)
+    long, short = bundle.load_golden(), bundle.load_golden(800)
+    assert short.lengths.tolist() == [800, 401, 800]
+    np.testing.assert_array_equal(short.waveform, long.waveform[:, :800])
+    np.testing.assert_array_equal(short.scores, long.scores / 2)
+
+
+def test_a_bundle_of_version_1_has_one_length(tmp_path: Path) -> None:
+    assert open_bundle(write_bundle(tmp_path)).manifest.lengths_samples == (NUM_SAMPLES,)
+
+
+def test_a_length_without_golden_scores_is_refused(tmp_path: Path) -> None:
+    folder = write_bundle(tmp_path, manifest=lambda m: m.update(format_version=2, windows_samples=[800, NUM_SAMPLES]))
+    with pytest.raises(BundleError, match=r"golden\.npz cannot be read: .*scores_800"):
+        open_bundle(folder).load_golden(800)
+
+
 def test_a_folder_without_a_manifest_is_no_bundle(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match=r"is no bundle: it has no bundle\.json"):
         open_bundle(tmp_path)
 
 
 def test_a_manifest_of_another_version_says_so_before_anything_else(tmp_path: Path) -> None:
-    (tmp_path / "bundle.json").write_text('{"format_version": 2, "layout": "unknown to us"}')
-    with pytest.raises(BundleError, match="bundle format 2; this version of Sonotag reads 1: export it again"):
+    (tmp_path / "bundle.json").write_text('{"format_version": 3, "layout": "unknown to us"}')
+    with pytest.raises(BundleError, match="bundle format 3; this version of Sonotag reads 1 and 2: export it again"):
         open_bundle(tmp_path)
 
 
@@ -56,6 +81,12 @@ def test_what_is_no_json_object_is_refused(tmp_path: Path, text: str) -> None:
     ("change", "reason"),
     [
         (lambda m: m.pop("name"), "name: Field required"),
+        (lambda m: m.update(windows_samples=[1600, 800]), "windows_samples must rise"),
+        (lambda m: m.update(windows_samples=[800, 800, 1600]), "windows_samples must rise"),
+        (lambda m: m.update(windows_samples=[399, 1600]), "windows_samples must rise from min_samples"),
+        (lambda m: m.update(windows_samples=[800]), "windows_samples must rise from min_samples or more to window_samples"),
+        (lambda m: m.update(windows_samples=[*range(1593, 1601), 1600]), "windows_samples must rise"),
+        (lambda m: m.update(windows_samples=[*range(1592, 1601)]), "has 9 lengths, at most 8 are served"),
         (lambda m: m.update(name="../up"), "name: String should match"),
         (lambda m: m.update(surprise=1), "surprise: Extra inputs"),
         (lambda m: m.update(activation="relu"), "activation"),

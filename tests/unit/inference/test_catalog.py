@@ -72,6 +72,7 @@ def test_a_runner_without_a_bundle_is_described_by_its_spec() -> None:
     catalog, _ = fake_catalog("one", "two")
     described = catalog.describe("two")
     assert described["window_seconds"] == 1.0
+    assert described["windows_seconds"] == [1.0]
     assert described["labels"] == 4
     assert (described["name"], described["default"]) == ("two", False)
     assert catalog.describe(None)["default"] is True

@@ -133,14 +133,28 @@ def test_a_graph_with_other_labels_than_the_manifest_is_refused(tmp_path: Path) 
 def test_the_embedded_bundle_proves_itself_and_does_not_mind_the_company_in_a_batch() -> None:
     bundle = open_bundle(EMBEDDED)
     runner = OnnxRunner.open(bundle, provider="cpu", num_threads=2)
-    golden = bundle.load_golden()
-    waveform, lengths = golden.waveform[:2].copy(), golden.lengths[:2].copy()
-    lengths[1] = runner.spec.min_samples
-    together = runner.run(waveform, lengths, embedding=False)
-    for row in range(2):
-        waveform[row, lengths[row] :] = 12_345  # what lies past the length is ignored
-        alone = runner.run(waveform[row : row + 1], lengths[row : row + 1], embedding=False)
-        np.testing.assert_allclose(together.scores[row], alone.scores[0], atol=1e-4)
+    assert runner.spec.windows_samples == bundle.manifest.windows_samples
+    for length in runner.spec.windows_samples:
+        golden = bundle.load_golden(length)
+        waveform, lengths = golden.waveform[:2].copy(), golden.lengths[:2].copy()
+        assert waveform.shape == (2, length)
+        lengths[1] = runner.spec.min_samples
+        together = runner.run(waveform, lengths, embedding=False)
+        for row in range(2):
+            waveform[row, lengths[row] :] = 12_345  # what lies past the length is ignored
+            alone = runner.run(waveform[row : row + 1], lengths[row : row + 1], embedding=False)
+            np.testing.assert_allclose(together.scores[row], alone.scores[0], atol=1e-4)
+
+
+def test_a_graph_that_takes_one_length_is_no_graph_for_a_bundle_of_two(tmp_path: Path) -> None:
+    def add_length(document: dict[str, Any]) -> None:
+        document |= {"format_version": 2, "windows_samples": [800, 1600]}
+
+    def add_scores(arrays: dict[str, Any]) -> None:
+        arrays["scores_800"] = arrays["scores"]
+
+    with pytest.raises(BundleError, match=r"waveform of model.fp32.onnx is tensor\(int16\) \['batch', 1600\]"):
+        open_runner(write_bundle(tmp_path, manifest=add_length, golden=add_scores))
 
 
 @pytest.mark.gpu

@@ -44,6 +44,26 @@ def test_live_goes_first_and_bulk_fills_the_room_that_is_left() -> None:
     assert len(queue) == 1
 
 
+def test_a_batch_holds_one_size_and_the_first_of_the_line_decides_which() -> None:
+    queue = WindowQueue[str](99)
+    for item, size in zip("aBcD", (1, 5, 1, 5), strict=True):
+        queue.push(Entry(LIVE, None, item, None, size))
+    for item, size in zip("xY", (1, 5), strict=True):
+        queue.push(Entry(BULK, None, item, None, size))
+    assert [entry.item for entry in queue.waiting()] == list("aBcDxY")
+    assert [entry.item for entry in queue.upcoming(9)] == ["a", "c", "x"]
+    assert [take(queue, 9), take(queue, 2), take(queue, 9), take(queue, 9)] == ["acx", "BD", "Y", ""]
+
+
+def test_a_late_window_of_another_size_does_not_decide_the_batch() -> None:
+    queue = WindowQueue[str](99)
+    queue.push(Entry(LIVE, 1.0, "late", None, 5))
+    queue.push(Entry(LIVE, None, "a", None, 1))
+    taken = queue.take(2.0, 9)
+    assert [entry.item for entry in taken.expired] == ["late"]
+    assert [entry.item for entry in taken.batch] == ["a"]
+
+
 def test_live_fills_the_room_that_bulk_leaves() -> None:
     queue = WindowQueue[str](99)
     push(queue, "x", BULK)

@@ -12,10 +12,11 @@ from tests.support.runners import make_spec
 @dataclass(frozen=True, eq=False)
 class Window:
     waveform: Int16Array
+    batch_samples: int = 16_000
 
 
-def window(mark: int, num_samples: int = 500) -> Window:
-    return Window(np.full(num_samples, mark, np.int16))
+def window(mark: int, num_samples: int = 500, batch_samples: int = 16_000) -> Window:
+    return Window(np.full(num_samples, mark, np.int16), batch_samples)
 
 
 def staging(provider: str = "cpu", max_batch_size: int = 4) -> Staging[Window]:
@@ -40,6 +41,23 @@ def test_windows_that_were_staged_and_windows_that_were_not_make_one_batch() -> 
     check(buffers, [windows[4], windows[1], windows[2]])
     check(buffers, windows[3:])
     check(buffers, windows[:4])
+
+
+def test_a_batch_is_as_long_as_its_windows_may_be() -> None:
+    buffers = staging()
+    short = [window(i, 700 + i, 1_000) for i in range(1, 4)]
+    long = [window(i, 1_200 + i) for i in range(4, 7)]
+    for staged in (short[0], long[0], short[1], long[1]):
+        buffers.stage(staged)
+    batch = buffers.hand_over(short)
+    assert batch.waveform.shape == (3, 1_000)
+    assert batch.waveform.flags.c_contiguous
+    assert batch.waveform[:, 700].tolist() == [1, 2, 3]
+    buffers.take_back(batch)
+    for staged in (short[0], long[0], long[1]):
+        buffers.stage(staged)
+    check(buffers, long)  # not of the length that was copied ahead
+    check(buffers, short)
 
 
 def test_a_staged_window_is_not_copied_twice() -> None:
