@@ -26,6 +26,8 @@ from service.inference.batcher import Batcher
 from service.inference.catalog import Catalog, open_catalog
 from service.inference.providers import has_nvidia_device
 from service.inference.runner import ModelSpec, Runner
+from service.keeper.client import KeeperClient, LocalKeeper
+from service.keeper.keeper import Keeper
 from service.lifecycle import Lifecycle
 from service.metrics import Metrics
 from service.postprocess.hysteresis import Thresholds
@@ -40,11 +42,14 @@ POOL_THREADS = 8
 """Decoding threads: libsndfile, FFmpeg and soxr release the interpreter's lock."""
 
 
-def create_app(settings: Settings, *, runner: Runner | None = None, tracer: Tracer | None = None) -> FastAPI:
+def create_app(
+    settings: Settings, *, keeper: KeeperClient | None = None, runner: Runner | None = None, tracer: Tracer | None = None
+) -> FastAPI:
     """Build the application. Its lifespan loads the models; readiness says when that is done.
 
     Args:
         settings: The settings.
+        keeper: Knows what holds for the whole service; its own where this process is all there is.
         runner: Served in place of the bundles; for tests.
         tracer: Takes the traces in place of what the settings say; for tests. Closed with the application.
 
@@ -57,8 +62,9 @@ def create_app(settings: Settings, *, runner: Runner | None = None, tracer: Trac
     )
     lifecycle = Lifecycle(metrics.readiness_changed)
     executor = ThreadPoolExecutor(POOL_THREADS, thread_name_prefix="decode")
+    keeper = keeper or LocalKeeper(Keeper(settings))
     guard = Guard(settings, LocalQuotas(time.monotonic))
-    services = Services(settings=settings, guard=guard, lifecycle=lifecycle, metrics=metrics, executor=executor)
+    services = Services(settings=settings, guard=guard, lifecycle=lifecycle, metrics=metrics, executor=executor, keeper=keeper)
     if tracer is not None:
         services.tracer = tracer
     elif settings.traces == "otlp":
@@ -73,6 +79,7 @@ def create_app(settings: Settings, *, runner: Runner | None = None, tracer: Trac
             if (watch := await loading) is not None:
                 watch.cancel()
             await services.close()
+            await services.keeper.close()
 
     app = FastAPI(
         title="Sonotag",
@@ -109,6 +116,7 @@ async def _load(services: Services, runner: Runner | None) -> asyncio.Task[None]
     """Load the models in a thread, so that liveness and readiness answer meanwhile. Return the task that watches them."""
     settings, lifecycle = services.settings, services.lifecycle
     try:
+        await services.keeper.start()
         if runner is not None:
             places = settings.max_queue_windows
             batcher = Batcher(runner, max_queue_windows=places, clock=services.clock, observer=services.metrics)
@@ -123,7 +131,7 @@ async def _load(services: Services, runner: Runner | None) -> asyncio.Task[None]
             fell_back = batcher.spec.provider == "cpu" and settings.provider != "cpu" and has_nvidia_device()
             services.metrics.model_loaded(batcher.spec, max_queue_windows=settings.max_queue_windows, fell_back=fell_back)
         services.stream_limit = decide_limit(settings, catalog.get(None).spec)
-        services.metrics.stream_limit_changed(services.max_streams)
+        services.metrics.stream_limit_changed(services.stream_limit.streams)
         watch = asyncio.create_task(watch_speed(catalog, services.metrics, services.clock))
         lifecycle.mark_ready()
     except StartError as error:

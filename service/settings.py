@@ -296,8 +296,6 @@ class Settings(BaseSettings):
     )
 
     _origins: dict[str, str] = pydantic.PrivateAttr(default_factory=dict)
-    _worker_index: int = pydantic.PrivateAttr(default=0)
-    _is_stream_limit_set: bool | None = pydantic.PrivateAttr(default=None)
     # No field: it must not be shown anywhere.
     _token_secret: bytes = pydantic.PrivateAttr(default=b"")
 
@@ -337,19 +335,7 @@ class Settings(BaseSettings):
     @property
     def is_stream_limit_set(self) -> bool:
         """Whether somebody chose `max_streams`; then no measurement takes its place."""
-        return "max_streams" in self.model_fields_set if self._is_stream_limit_set is None else self._is_stream_limit_set
-
-    def share_of(self, total: int) -> int:
-        """Return this worker's part of what holds for the whole service, at least 1."""
-        share, rest = divmod(total, self.workers)
-        return max(1, share + (self._worker_index < rest))
-
-    def of_worker(self, index: int) -> Settings:
-        """Return one worker's settings: what holds for the whole service is divided, the rest is the same."""
-        copy = self.model_copy()
-        copy._worker_index = index
-        copy._is_stream_limit_set = self.is_stream_limit_set
-        return copy.model_copy(update={"max_streams": copy.share_of(self.max_streams)})
+        return "max_streams" in self.model_fields_set
 
     @property
     def token_secret(self) -> bytes:

@@ -2,8 +2,9 @@
 
 The supervisor binds the address and keeps it, so that no connection is refused while a worker is replaced. Workers are
 fresh processes, not forks: each sets up its own threads, model and metrics. They share nothing but the listening sockets
-and the folder of metrics files. They are in sessions of their own, since Control-C in a terminal reaches a whole process
-group and a worker would take it, and then the supervisor's signal, for the second one.
+and the folder of metrics files; what must hold for all of them the supervisor keeps, and they ask it (`service.keeper`).
+They are in sessions of their own, since Control-C in a terminal reaches a whole process group and a worker would take it,
+and then the supervisor's signal, for the second one.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ from service.access.tokens import load_token_secret
 from service.child import Child, python_module
 from service.errors import SettingsError
 from service.gpu_choice import choose_gpu
+from service.keeper.keeper import Keeper
+from service.keeper.link import Link
 from service.logs import log_event
 from service.metrics import MULTIPROCESS_VARIABLE, forget_worker
 from service.settings import Settings
@@ -72,6 +75,8 @@ class Supervisor:
         self._child = child
         self._metrics_folder = metrics_folder
         self._on_ready = on_ready
+        self._keeper = Keeper(settings)
+        self._num_started = 0
         self._processes: dict[int, Process] = {}
         self._ready: set[int] = set()
         self._was_ready = False
@@ -100,8 +105,19 @@ class Supervisor:
         backoff = FIRST_BACKOFF_SECONDS
         while not self._stopping.is_set():
             started = time.monotonic()
-            process = await self._start_worker(index)
-            code = await self._watch_worker(index, process)
+            ours, theirs = socket.socketpair()
+            self._num_started += 1
+            number = self._num_started
+            link = Link(ours, self._keeper.desk, number)
+            try:
+                process = await self._start_worker(index, theirs)
+                await link.start()
+                self._keeper.join(number, link)
+                code = await self._watch_worker(index, process)
+            finally:
+                theirs.close()
+                self._keeper.leave(number)
+                await link.close()
             forget_worker(process.pid, str(self._metrics_folder))
             was_ready = index in self._ready
             self._ready.discard(index)
@@ -119,7 +135,7 @@ class Supervisor:
                 await asyncio.wait_for(self._stopping.wait(), backoff)
             backoff = min(2 * backoff, LONGEST_BACKOFF_SECONDS)
 
-    async def _start_worker(self, index: int) -> Process:
+    async def _start_worker(self, index: int, keeper_end: socket.socket) -> Process:
         fds = tuple(sock.fileno() for sock in self._sockets)
         process = await asyncio.create_subprocess_exec(
             *self._child.command,
@@ -130,12 +146,13 @@ class Supervisor:
             },
             stdin=PIPE,
             stdout=PIPE,
-            pass_fds=fds,
+            pass_fds=(*fds, keeper_end.fileno()),
             start_new_session=True,
         )
         self._processes[index] = process
         assert process.stdin is not None
-        process.stdin.write(pickle.dumps(Order(divide_settings(self._settings, index), fds)))
+        process.stdin.write(pickle.dumps(Order(self._settings, fds, keeper_end.fileno())))
+        keeper_end.close()  # the worker has it now, and its death must end the link
         if self._stopping.is_set():
             # The signal came while the process was being made.
             _send(process, signal.SIGTERM)
@@ -184,11 +201,6 @@ class Supervisor:
             if process.returncode is None:
                 log_event(_logger, logging.ERROR, "a worker does not end and is killed", pid=process.pid)
             _send(process, signal.SIGKILL)
-
-
-def divide_settings(settings: Settings, index: int) -> Settings:
-    """Return one worker's settings: what holds for the whole service is divided, the rest is the same."""
-    return settings.of_worker(index)
 
 
 def prepare_metrics_folder(environ: MutableMapping[str, str]) -> Path | None:
