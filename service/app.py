@@ -26,9 +26,11 @@ from service.inference.batcher import Batcher
 from service.inference.catalog import Catalog, open_catalog
 from service.inference.providers import has_nvidia_device
 from service.inference.runner import ModelSpec, Runner
+from service.inference.watchdog import Watchdog
 from service.keeper.client import KeeperClient, LocalKeeper
 from service.keeper.keeper import Keeper
 from service.lifecycle import Lifecycle
+from service.logs import log_event
 from service.metrics import Metrics
 from service.postprocess.hysteresis import Thresholds
 from service.services import Services
@@ -73,13 +75,15 @@ def create_app(
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         loading = asyncio.create_task(_load(services, runner))
-        try:
-            yield
-        finally:
-            if (watch := await loading) is not None:
-                watch.cancel()
-            await services.close()
-            await services.keeper.close()
+        watching = asyncio.create_task(_watch(services, loading))
+        # Not in a `finally`: a second signal cancels this, and then nothing is waited for.
+        yield
+        if (metering := await loading) is not None:
+            metering.cancel()
+        await services.close()  # the watchdog still looks: a model that hangs would hold this up for ever
+        watching.cancel()
+        await asyncio.gather(watching, return_exceptions=True)
+        await services.keeper.close()
 
     app = FastAPI(
         title="Sonotag",
@@ -142,6 +146,27 @@ async def _load(services: Services, runner: Runner | None) -> asyncio.Task[None]
     else:
         return watch
     return None
+
+
+async def _watch(services: Services, loading: asyncio.Task[asyncio.Task[None] | None]) -> None:
+    """Give up on this process when a run of a model hangs: no thread can be ended, and what it holds is lost."""
+    await asyncio.wait([loading])
+    if not services.lifecycle.is_ready:
+        return
+    settings = services.settings
+    hung = await Watchdog(services.catalog, settings.watchdog_seconds, services.clock).watch()
+    log_event(
+        logger,
+        logging.ERROR,
+        "a model hangs (SONOTAG_WATCHDOG_SECONDS), this process ends",
+        model=hung.model,
+        seconds=round(hung.seconds, 1),
+    )
+    # The flag first: whoever is told of the failure and asks again must not be sent here.
+    services.lifecycle.break_down(f"model {hung.model} does not answer")
+    for batcher in services.catalog:
+        if batcher.spec.name == hung.model:
+            batcher.abandon()
 
 
 def _open_tracer(clock: Callable[[], float]) -> Tracer:

@@ -186,6 +186,13 @@ class Settings(BaseSettings):
     request_timeout_seconds: float = Field(
         30, gt=0, le=3600, description="How long one window of a request may wait for the model before it is 503."
     )
+    watchdog_seconds: float = Field(
+        30,
+        gt=0,
+        le=3600,
+        description="A run of the model that takes longer hangs: its callers get an error and the worker is replaced. "
+        "No run takes a tenth of the default, on a CPU or a GPU.",
+    )
     max_lag_seconds: float = Field(
         2,
         gt=0,

@@ -28,10 +28,11 @@ from typing import Final
 from service import exit_codes
 from service.access.tokens import load_token_secret
 from service.child import Child, python_module
-from service.errors import SettingsError
+from service.errors import SettingsError, Unavailable
 from service.gpu_choice import choose_gpu
 from service.keeper.keeper import Keeper
 from service.keeper.link import Link
+from service.keeper.topics import PING, Nothing
 from service.logs import log_event
 from service.metrics import MULTIPROCESS_VARIABLE, forget_worker
 from service.settings import Settings
@@ -47,6 +48,7 @@ _HEALTHY_SECONDS: Final = 60.0
 # Past its drain a worker has 5 s for uvicorn's shutdown; then something hangs.
 _GRACE_SECONDS: Final = 15.0
 _SECOND_SIGNAL_SECONDS: Final = 3.0
+_MIN_PATIENCE_SECONDS: Final = 1.0
 # As in service.server, and longer, so that the workers too take a second signal for one.
 _SAME_SIGNAL_SECONDS: Final = 0.75
 
@@ -109,12 +111,16 @@ class Supervisor:
             self._num_started += 1
             number = self._num_started
             link = Link(ours, self._keeper.desk, number)
+            watching: asyncio.Task[None] | None = None
             try:
                 process = await self._start_worker(index, theirs)
                 await link.start()
                 self._keeper.join(number, link)
+                watching = asyncio.create_task(self._watch_loop(index, link, process))
                 code = await self._watch_worker(index, process)
             finally:
+                if watching is not None:
+                    watching.cancel()
                 theirs.close()
                 self._keeper.leave(number)
                 await link.close()
@@ -151,7 +157,9 @@ class Supervisor:
         )
         self._processes[index] = process
         assert process.stdin is not None
-        process.stdin.write(pickle.dumps(Order(self._settings, fds, keeper_end.fileno())))
+        # A new worker that answers 503 while it loads would take connections from those that are ready.
+        order = Order(self._settings, fds, keeper_end.fileno(), listens_when_ready=bool(self._ready))
+        process.stdin.write(pickle.dumps(order))
         keeper_end.close()  # the worker has it now, and its death must end the link
         if self._stopping.is_set():
             # The signal came while the process was being made.
@@ -168,6 +176,25 @@ class Supervisor:
                 sys.stdout.buffer.write(line)
                 sys.stdout.buffer.flush()
         return await process.wait()
+
+    async def _watch_loop(self, index: int, link: Link, process: Process) -> None:
+        """Kill a worker whose event loop stands still: nothing in it could notice that itself."""
+        # Asked twice: where the supervisor itself was stopped, its time-out comes before the answer that is there already.
+        patience = max(_MIN_PATIENCE_SECONDS, self._settings.watchdog_seconds / 2)
+        num_missed = 0
+        while num_missed < 2:
+            await asyncio.sleep(patience / 2)
+            if index not in self._ready:
+                continue  # a model that loads may keep it busy
+            try:
+                await link.ask(PING, Nothing(), seconds=patience)
+                num_missed = 0
+            except Unavailable:
+                if not link.is_open:
+                    return  # it ends, or has ended
+                num_missed += 1
+        log_event(_logger, logging.ERROR, "a worker stands still (SONOTAG_WATCHDOG_SECONDS) and is killed", pid=process.pid)
+        _send(process, signal.SIGKILL)
 
     def _note_ready(self, index: int) -> None:
         self._ready.add(index)

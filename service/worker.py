@@ -39,7 +39,14 @@ def run_worker(create_app: AppFactory) -> int:
     sockets = [socket.socket(fileno=fd) for fd in order.fds]
     try:
         app = create_app(settings, keeper=LinkedKeeper(socket.socket(fileno=order.keeper_fd)))
-        return serve_app(app, settings, sockets, on_ready=_say_ready, parent_fd=sys.stdin.fileno())
+        return serve_app(
+            app,
+            settings,
+            sockets,
+            on_ready=_say_ready,
+            parent_fd=sys.stdin.fileno(),
+            listens_when_ready=order.listens_when_ready,
+        )
     except StartError as error:
         print(f"sonotag serve: {error}", file=sys.stderr)
         return START

@@ -19,8 +19,10 @@ class Order:
         settings: The whole service's settings.
         fds: The listening sockets, inherited.
         keeper_fd: The way to the supervisor's keeper, inherited.
+        listens_when_ready: Leave connections to the other workers until the models are warm.
     """
 
     settings: Settings
     fds: tuple[int, ...]
     keeper_fd: int
+    listens_when_ready: bool

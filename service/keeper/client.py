@@ -12,7 +12,7 @@ from service.errors import StartError, Unavailable
 from service.keeper.desk import Desk
 from service.keeper.keeper import Keeper
 from service.keeper.link import ASK_SECONDS, Link
-from service.keeper.topics import HELLO, VERSION, Hello, Message, Topic
+from service.keeper.topics import HELLO, PING, VERSION, Hello, Message, Nothing, Topic
 
 logger = logging.getLogger(__name__)
 
@@ -102,6 +102,7 @@ class LinkedKeeper:
 
     def __init__(self, sock: socket.socket) -> None:
         self.desk = Desk()
+        self.desk.add(PING, lambda _asker, _question: Nothing())
         self._link = Link(sock, self.desk, 0)
 
     async def start(self) -> None:

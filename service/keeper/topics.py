@@ -54,6 +54,8 @@ class Welcome(Message):
 
 
 HELLO: Final = Topic("hello", Hello, Welcome)
+PING: Final = Topic("ping", Nothing, Nothing)
+"""To workers: whether their event loop still turns."""
 
 
 class TakePlace(Message):
