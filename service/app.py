@@ -36,6 +36,7 @@ from service.postprocess.hysteresis import Thresholds
 from service.services import Services
 from service.settings import Settings
 from service.speed import watch_speed
+from service.stream_parking import StreamParking
 from service.tracing import Tracer
 
 logger = logging.getLogger(__name__)
@@ -67,6 +68,8 @@ def create_app(
     keeper = keeper or LocalKeeper(Keeper(settings))
     guard = Guard(settings, LocalQuotas(time.monotonic))
     services = Services(settings=settings, guard=guard, lifecycle=lifecycle, metrics=metrics, executor=executor, keeper=keeper)
+    if settings.resume_seconds > 0:
+        services.parking = StreamParking(keeper, settings.resume_seconds)
     if tracer is not None:
         services.tracer = tracer
     elif settings.traces == "otlp":
@@ -80,6 +83,8 @@ def create_app(
         yield
         if (metering := await loading) is not None:
             metering.cancel()
+        if services.parking is not None:
+            services.parking.close()
         await services.close()  # the watchdog still looks: a model that hangs would hold this up for ever
         watching.cancel()
         await asyncio.gather(watching, return_exceptions=True)
@@ -166,7 +171,7 @@ async def _watch(services: Services, loading: asyncio.Task[asyncio.Task[None] | 
     services.lifecycle.break_down(f"model {hung.model} does not answer")
     for batcher in services.catalog:
         if batcher.spec.name == hung.model:
-            batcher.abandon()
+            batcher.give_up()
 
 
 def _open_tracer(clock: Callable[[], float]) -> Tracer:

@@ -10,6 +10,7 @@ from service.engine import Engine
 from service.keeper.client import KeeperClient
 from service.lifecycle import Lifecycle
 from service.metrics import Metrics
+from service.stream_parking import StreamParking
 
 
 @dataclass(slots=True, kw_only=True)
@@ -22,6 +23,7 @@ class Services(Engine):
         metrics: Watches.
         keeper: Knows what holds for the whole service; see `service.keeper`.
         stream_limit: How many there may be in the whole service, and who says so; decided when the models are loaded.
+        parking: Keeps the streams whose connection broke; None where that is not wanted.
     """
 
     guard: Guard
@@ -29,3 +31,4 @@ class Services(Engine):
     metrics: Metrics
     keeper: KeeperClient
     stream_limit: StreamLimit = DEFAULT_LIMIT
+    parking: StreamParking | None = None

@@ -219,6 +219,13 @@ class Settings(BaseSettings):
         le=64 * 1024**2,
         description="Largest websocket frame; more ends with 4413. 1 MiB are five seconds of 16-bit stereo at 48 kHz.",
     )
+    resume_seconds: float = Field(
+        30,
+        ge=0,
+        le=300,
+        description="A stream whose connection broke is kept this long for a client that comes back with its resume_token. "
+        "30 s are a tunnel or a change of network; 0 keeps none.",
+    )
     drain_seconds: float = Field(
         30,
         ge=0,

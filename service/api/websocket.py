@@ -19,7 +19,7 @@ from service.errors import ServiceError, Unavailable
 from service.logs import log_event, log_stream, session_context
 from service.services import Services
 from service.stream_place import StreamPlace
-from service.streaming.driver import StreamDriver
+from service.streaming.driver import OtherSideLeft, StreamDriver
 from service.streaming.messages import ErrorMessage, ServerMessage
 
 logger = logging.getLogger(__name__)
@@ -117,7 +117,7 @@ async def _run_stream(websocket: WebSocket, services: Services, session_id: str,
     visit.key = caller.name
     guard.authorise(caller, websocket.scope["path"].removeprefix(websocket.scope.get("root_path", "")))
     async with guard.holding_stream(caller, session_id), guard.metering(caller) as meter:
-        driver = StreamDriver(services, SocketChannel(websocket), session_id, meter)
+        driver = StreamDriver(services, SocketChannel(websocket), session_id, meter, services.parking)
         with services.lifecycle.admit(driver.drain):
             visit.driver = driver
             await websocket.accept(subprotocol)
@@ -173,6 +173,8 @@ class SocketChannel:
         """See `Channel`."""
         message = await self._websocket.receive()
         if message["type"] == "websocket.disconnect":
+            if message.get("code") in (1000, 1001):
+                raise OtherSideLeft("the client has closed the stream")
             raise ConnectionResetError(f"the client is gone: {message.get('code', 1006)}")
         text = message.get("text")
         frame: str | bytes = message["bytes"] if text is None else text

@@ -268,7 +268,7 @@ class Batcher:
             self._thread.stop()
         await self._finished.wait()
 
-    def abandon(self) -> None:
+    def give_up(self) -> None:
         """Fail every window that runs or waits, and refuse new ones: the runner hangs, and nothing can end its thread."""
         self._refusal = partial(InferenceFailed, f"model {self._spec.name} does not answer; this worker is being replaced")
         self._finish(self._thread.abandon())

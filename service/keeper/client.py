@@ -28,6 +28,11 @@ class KeeperClient(Protocol):
         """Answers what the keeper asks this worker; filled before `start`."""
         ...
 
+    @property
+    def worker(self) -> int:
+        """This worker's number; 0 until `start`, and where there is one process."""
+        ...
+
     async def start(self) -> None:
         """Open the way to the keeper. Once.
 
@@ -64,6 +69,7 @@ class LocalKeeper:
         self._keeper = keeper
         self._tasks: set[asyncio.Task[Message]] = set()
         self.desk = Desk()
+        self.worker = 0
 
     async def start(self) -> None:
         """See `KeeperClient`."""
@@ -103,6 +109,7 @@ class LinkedKeeper:
     def __init__(self, sock: socket.socket) -> None:
         self.desk = Desk()
         self.desk.add(PING, lambda _asker, _question: Nothing())
+        self.worker = 0
         self._link = Link(sock, self.desk, 0)
 
     async def start(self) -> None:
@@ -110,6 +117,7 @@ class LinkedKeeper:
         await self._link.start()
         with contextlib.suppress(Unavailable):  # a supervisor that is gone already ends this worker in its own way
             welcome = await self._link.ask(HELLO, Hello(version=VERSION))
+            self.worker = welcome.worker
             if welcome.version != VERSION:
                 raise StartError(
                     f"the supervisor speaks version {welcome.version} and this worker {VERSION}: Sonotag was replaced while it "

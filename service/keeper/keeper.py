@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Protocol, TypeVar
+from typing import Final, Protocol, TypeVar
 
 from service.errors import Unavailable
 from service.keeper.desk import Desk
@@ -11,6 +11,8 @@ from service.keeper.link import ASK_SECONDS
 from service.keeper.places import StreamPlaces
 from service.keeper.topics import (
     COUNT_PLACES,
+    FETCH_STREAM,
+    GIVE_STREAM,
     HELLO,
     LEAVE_PLACE,
     TAKE_PLACE,
@@ -21,6 +23,8 @@ from service.keeper.topics import (
     Nothing,
     Place,
     Places,
+    StreamState,
+    StreamToken,
     TakePlace,
     Topic,
     Welcome,
@@ -29,6 +33,10 @@ from service.settings import Settings
 
 Q = TypeVar("Q", bound=Message)
 A = TypeVar("A", bound=Message)
+
+
+GIVE_SECONDS: Final = 8.0
+"""For the model to answer for what a stream had sent before its connection broke."""
 
 
 class Port(Protocol):
@@ -62,6 +70,7 @@ class Keeper:
         self.desk.add(TAKE_PLACE, self._take_place)
         self.desk.add(LEAVE_PLACE, self._leave_place)
         self.desk.add(COUNT_PLACES, self._count_places)
+        self.desk.add(FETCH_STREAM, self._fetch_stream)
 
     def join(self, worker: int, port: Port) -> None:
         """A worker is there."""
@@ -109,6 +118,16 @@ class Keeper:
     def _count_places(self, _worker: int, _question: Nothing) -> Places:
         return Places(taken=self.places.taken, limit=self.places.limit)
 
+    async def _fetch_stream(self, _worker: int, question: StreamToken) -> StreamState:
+        """Ask the worker whose number the token begins with; one that is dead has taken its streams along."""
+        digits = question.token.partition(".")[0]
+        if not (digits.isascii() and digits.isdecimal()) or int(digits) not in self._ports:
+            return StreamState(state=None)
+        try:
+            return await self.ask_worker(int(digits), GIVE_STREAM, question, seconds=GIVE_SECONDS)
+        except Unavailable:
+            return StreamState(state=None)
 
-def _greet(_worker: int, _hello: Hello) -> Welcome:
-    return Welcome(version=VERSION)
+
+def _greet(worker: int, _hello: Hello) -> Welcome:
+    return Welcome(version=VERSION, worker=worker)

@@ -48,9 +48,10 @@ class Hello(Message):
 
 
 class Welcome(Message):
-    """Whether worker and keeper understand each other."""
+    """Whether worker and keeper understand each other, and the worker's number."""
 
     version: int
+    worker: int
 
 
 HELLO: Final = Topic("hello", Hello, Welcome)
@@ -90,3 +91,21 @@ class Places(Message):
 TAKE_PLACE: Final = Topic("take_place", TakePlace, Place)
 LEAVE_PLACE: Final = Topic("leave_place", LeavePlace, Nothing)
 COUNT_PLACES: Final = Topic("count_places", Nothing, Places)
+
+
+class StreamToken(Message):
+    """The token of a live stream that another connection wants to go on with."""
+
+    token: str
+
+
+class StreamState(Message):
+    """The stream as `service.streaming.state` writes it; None where nobody has it."""
+
+    state: str | None
+
+
+FETCH_STREAM: Final = Topic("fetch_stream", StreamToken, StreamState)
+"""To the keeper, which asks the worker that the token names."""
+GIVE_STREAM: Final = Topic("give_stream", StreamToken, StreamState)
+"""To that worker."""

@@ -73,9 +73,9 @@ def test_a_worker_whose_model_hangs_is_replaced_while_the_other_one_serves(tmp_p
 
 def test_a_worker_that_stands_still_is_killed_and_replaced(tmp_path: Path) -> None:
     with served(tmp_path, SONOTAG_WORKERS="2", **QUICK) as service:
-        children = Path(f"/proc/{service.pid}/task/{service.pid}/children").read_text().split()
+        children = service.children()
         assert len(children) == 2
-        os.kill(int(children[0]), signal.SIGSTOP)
+        os.kill(children[0], signal.SIGSTOP)
         service.wait_for_line(rf"a worker stands still .*pid={children[0]}")
         service.wait_for_line(rf"a worker died .*pid={children[0]} code=-9")
         assert classify(service, 1000).status_code == 200

@@ -34,7 +34,7 @@ async def test_a_run_that_does_not_come_back_is_noticed_by_the_clock_and_its_cal
         clock.now += 0.5
         assert watchdog.check() == HungRun("fake", 30.5)
         assert await watchdog.watch() == HungRun("fake", 30.5)
-        batcher.abandon()
+        batcher.give_up()
         for call in calls:
             with pytest.raises(InferenceFailed, match="does not answer; this worker is being replaced"):
                 await call

@@ -182,14 +182,14 @@ async def test_a_supervisor_of_another_version_is_refused() -> None:
     ours, theirs = socket.socketpair()
     keeper = Keeper(SETTINGS)
     other = make_keeper().desk.__class__()
-    other.add(HELLO, lambda _worker, _hello: Welcome(version=99))
+    other.add(HELLO, lambda _worker, _hello: Welcome(version=99, worker=1))
     link, client = Link(ours, other, 1), LinkedKeeper(theirs)
     await link.start()
     with pytest.raises(StartError, match="speaks version 99"):
         await client.start()
     await client.close()
     await link.close()
-    assert await keeper.desk.ask(HELLO, 0, Hello(version=1)) != Welcome(version=99)
+    assert await keeper.desk.ask(HELLO, 0, Hello(version=1)) != Welcome(version=99, worker=0)
 
 
 @pytest.mark.parametrize(
