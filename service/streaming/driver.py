@@ -186,9 +186,6 @@ class StreamDriver:
             is_over = is_over or isinstance(self._reader.exception(), OtherSideLeft)
         if self._resumption and self._token and self.session.is_resumable and not is_over:
             self._is_parked = True
-            self._intake, intake = None, self._intake
-            if intake:
-                intake.close()
             self._note_idle()
             self._resumption.hold(self._token)
             return
