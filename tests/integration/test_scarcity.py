@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -63,15 +64,18 @@ def test_a_full_disk_is_said_and_costs_only_bodies_that_need_it(small_disk: Path
         assert "Traceback" not in service.stderr
 
 
-def test_connections_past_the_limit_of_descriptors_wait_and_are_answered_afterwards(tmp_path: Path) -> None:
+def test_connections_past_the_limit_of_descriptors_are_closed_and_others_go_on(tmp_path: Path) -> None:
     child = python_module(APP, environ=clean_environ())
     command = ["bash", "-c", 'ulimit -n 64; exec "$@"', "bash", *child.command]
     with running_command(command, environ=child.environ, cwd=tmp_path) as service:
         address = urlsplit(service.wait_ready())
         with ExitStack() as stack:
-            for _ in range(100):
-                stack.enter_context(socket.create_connection((address.hostname, address.port)))
-            service.wait_for_line("out of system resource")
+            client = stack.enter_context(httpx.Client(base_url=service.url))
+            assert client.get("/health/live").status_code == 200
+            sockets = [stack.enter_context(socket.create_connection((address.hostname, address.port))) for _ in range(100)]
+            closed, _, _ = select.select(sockets, [], [], 30)
+            assert closed, "at once, rather than left to wait"
+            assert client.get("/health/live").status_code == 200, "what was open goes on"
         assert httpx.post(service.url + "/v1/classify", content=clip(1000), timeout=60).status_code == 200
         service.send_signal(signal.SIGTERM)
         assert service.wait() == exit_codes.OK
