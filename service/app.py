@@ -28,12 +28,17 @@ from service.inference.batcher import Batcher
 from service.inference.catalog import Catalog, open_catalog
 from service.inference.providers import has_nvidia_device
 from service.inference.runner import ModelSpec, Runner
+from service.inference.watchdog import Watchdog
+from service.keeper.client import KeeperClient, LocalKeeper
+from service.keeper.keeper import Keeper
 from service.lifecycle import Lifecycle
+from service.logs import log_event
 from service.metrics import Metrics
 from service.postprocess.hysteresis import Thresholds
 from service.services import Services
 from service.settings import Settings
 from service.speed import watch_speed
+from service.stream_parking import StreamParking
 from service.tracing import Tracer
 
 logger = logging.getLogger(__name__)
@@ -43,12 +48,18 @@ POOL_THREADS = 8
 
 
 def create_app(
-    settings: Settings, *, runner: Runner | None = None, tracer: Tracer | None = None, nursery: Nursery | None = None
+    settings: Settings,
+    *,
+    keeper: KeeperClient | None = None,
+    runner: Runner | None = None,
+    tracer: Tracer | None = None,
+    nursery: Nursery | None = None,
 ) -> FastAPI:
     """Build the application. Its lifespan loads the models; readiness says when that is done.
 
     Args:
         settings: The settings.
+        keeper: Knows what holds for the whole service; its own where this process is all there is.
         runner: Served in place of the bundles; for tests.
         tracer: Takes the traces in place of what the settings say; for tests. Closed with the application.
         nursery: Makes the decoder processes in place of one of its own; for tests. It stays the caller's.
@@ -65,10 +76,19 @@ def create_app(
     executor = ThreadPoolExecutor(num_threads, thread_name_prefix="decode")
     own_nursery = Nursery() if nursery is None else None
     decoders = DecoderPool(_decoder_limits(settings), nursery or own_nursery or Nursery(), metrics.decoder_failed)
+    keeper = keeper or LocalKeeper(Keeper(settings))
     guard = Guard(settings, LocalQuotas(time.monotonic))
     services = Services(
-        settings=settings, guard=guard, lifecycle=lifecycle, metrics=metrics, executor=executor, decoders=decoders
+        settings=settings,
+        guard=guard,
+        lifecycle=lifecycle,
+        metrics=metrics,
+        executor=executor,
+        decoders=decoders,
+        keeper=keeper,
     )
+    if settings.resume_seconds > 0:
+        services.parking = StreamParking(keeper, settings.resume_seconds)
     if tracer is not None:
         services.tracer = tracer
     elif settings.traces == "otlp":
@@ -79,15 +99,20 @@ def create_app(
         if own_nursery is not None:
             own_nursery.start()  # it loads its libraries while the models are loaded
         loading = asyncio.create_task(_load(services, runner))
-        try:
-            yield
-        finally:
-            if (watch := await loading) is not None:
-                watch.cancel()
-            await services.close()
-            decoders.close()
-            if own_nursery is not None:
-                await asyncio.to_thread(own_nursery.close)
+        watching = asyncio.create_task(_watch(services, loading))
+        # Not in a `finally`: a second signal cancels this, and then nothing is waited for.
+        yield
+        if (metering := await loading) is not None:
+            metering.cancel()
+        if services.parking is not None:
+            services.parking.close()
+        await services.close()  # the watchdog still looks: a model that hangs would hold this up for ever
+        decoders.close()
+        if own_nursery is not None:
+            await asyncio.to_thread(own_nursery.close)
+        watching.cancel()
+        await asyncio.gather(watching, return_exceptions=True)
+        await services.keeper.close()
 
     app = FastAPI(
         title="Sonotag",
@@ -124,6 +149,7 @@ async def _load(services: Services, runner: Runner | None) -> asyncio.Task[None]
     """Load the models in a thread, so that liveness and readiness answer meanwhile. Return the task that watches them."""
     settings, lifecycle = services.settings, services.lifecycle
     try:
+        await services.keeper.start()
         if runner is not None:
             places = settings.max_queue_windows
             batcher = Batcher(runner, max_queue_windows=places, clock=services.clock, observer=services.metrics)
@@ -139,7 +165,7 @@ async def _load(services: Services, runner: Runner | None) -> asyncio.Task[None]
             services.metrics.model_loaded(batcher.spec, max_queue_windows=settings.max_queue_windows, fell_back=fell_back)
         await _start_decoders(services)
         services.stream_limit = decide_limit(settings, catalog.get(None).spec)
-        services.metrics.stream_limit_changed(services.max_streams)
+        services.metrics.stream_limit_changed(services.stream_limit.streams)
         watch = asyncio.create_task(watch_speed(catalog, services.metrics, services.clock))
         lifecycle.mark_ready()
     except StartError as error:
@@ -150,6 +176,27 @@ async def _load(services: Services, runner: Runner | None) -> asyncio.Task[None]
     else:
         return watch
     return None
+
+
+async def _watch(services: Services, loading: asyncio.Task[asyncio.Task[None] | None]) -> None:
+    """Give up on this process when a run of a model hangs: no thread can be ended, and what it holds is lost."""
+    await asyncio.wait([loading])
+    if not services.lifecycle.is_ready:
+        return
+    settings = services.settings
+    hung = await Watchdog(services.catalog, settings.watchdog_seconds, services.clock).watch()
+    log_event(
+        logger,
+        logging.ERROR,
+        "a model hangs (SONOTAG_WATCHDOG_SECONDS), this process ends",
+        model=hung.model,
+        seconds=round(hung.seconds, 1),
+    )
+    # The flag first: whoever is told of the failure and asks again must not be sent here.
+    services.lifecycle.break_down(f"model {hung.model} does not answer")
+    for batcher in services.catalog:
+        if batcher.spec.name == hung.model:
+            batcher.give_up()
 
 
 def _open_tracer(clock: Callable[[], float]) -> Tracer:

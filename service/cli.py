@@ -1,7 +1,7 @@
 """The command line: a table of commands, of which only the one that is asked for is imported.
 
 Exit codes are those of `service.exit_codes`: 0 done, 1 something failed, 2 wrong usage, 3 it cannot start as it is
-configured, 4 ended before what was under way had finished, 130 interrupted.
+configured, 4 ended before what was under way had finished, 5 a model hung, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ COMMANDS: Final = (
     Command("version", "service.commands.version", "print the version, and those of the libraries"),
 )
 
-_EPILOG = "Exit codes: 0 done, 1 something failed, 2 wrong usage, 3 it cannot start as configured, 4 ended unfinished."
+_EPILOG = "Exit codes: 0 done, 1 something failed, 2 wrong usage, 3 it cannot start as configured, 4 cut off, 5 a model hung."
 
 
 def run_command(argv: Sequence[str]) -> int:

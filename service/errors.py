@@ -251,6 +251,12 @@ class QueueFull(Unavailable):
     code = "queue_full"
 
 
+class NoRoom(Unavailable):
+    """The machine has no room for the body: its disk is full or read-only, or it has no descriptors left."""
+
+    code = "no_room"
+
+
 class DeadlineExceeded(Unavailable):
     """A window waited longer than its deadline; it was not scored."""
 

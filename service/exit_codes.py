@@ -13,5 +13,7 @@ START: Final = 3
 """It cannot start as it is configured: a setting, a bundle, a provider, an address."""
 UNFINISHED: Final = 4
 """The service was told to end, and ended before what was under way had finished."""
+HUNG: Final = 5
+"""A run of a model did not come back (SONOTAG_WATCHDOG_SECONDS): whoever supervises the service starts it again."""
 INTERRUPTED: Final = 130
 """Control-C, as shells count it."""

@@ -3,7 +3,8 @@
 ::
 
     starting ──mark_ready──▶ ready ──begin_drain──▶ draining ──mark_stopped──▶ stopped
-        │                                               ▲
+        │                     │                         ▲
+        │                     └──break_down─────────────┤
         ├──begin_drain──────────────────────────────────┘
         └──fail──▶ failed
 
@@ -37,6 +38,7 @@ class Lifecycle:
         self._state: State = "starting"
         self._on_readiness = on_readiness
         self._failure: StartError | None = None
+        self._breakdown: str | None = None
         self._activities: dict[object, Callable[[], None] | None] = {}
         self._idle = asyncio.Event()
         self._idle.set()
@@ -55,6 +57,11 @@ class Lifecycle:
     def failed(self) -> StartError | None:
         """Why the start failed, or None."""
         return self._failure
+
+    @property
+    def breakdown(self) -> str | None:
+        """What broke after the start so that this process must be replaced, or None."""
+        return self._breakdown
 
     @property
     def num_active(self) -> int:
@@ -87,6 +94,11 @@ class Lifecycle:
             if on_drain is not None:
                 on_drain()
 
+    def break_down(self, reason: str) -> None:
+        """Something broke that only another process can mend: drain what can still be answered."""
+        self._breakdown = self._breakdown or reason
+        self.begin_drain()
+
     def mark_stopped(self) -> None:
         """The process ends now."""
         if self._state != "failed":
@@ -103,6 +115,8 @@ class Lifecycle:
             NotReady: The models are not warm yet, or never will be.
             Draining: The process is about to end.
         """
+        if self._breakdown is not None:
+            raise NotReady(f"{self._breakdown}; this worker is being replaced")
         if self._state in ("draining", "stopped"):
             raise Draining("the service is shutting down; another instance, or this one after its restart, will answer")
         if self._state == "failed":

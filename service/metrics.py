@@ -165,7 +165,10 @@ class Metrics:
             multiprocess_mode="livesum",
         )
         self._streams_limit = Gauge(
-            "sonotag_streams_limit", "Live streams that may be open at once.", registry=registry, multiprocess_mode="livesum"
+            "sonotag_streams_limit",
+            "Live streams that may be open at once, over all workers.",
+            registry=registry,
+            multiprocess_mode="livemax",
         )
         self._speed = Gauge(
             "sonotag_windows_per_second",
@@ -216,7 +219,7 @@ class Metrics:
         self._build_info.labels(_version_of("sonotag"), platform.python_version(), _onnxruntime_version()).set(1)
 
     def service_configured(self, *, num_workers: int, max_streams: int, max_lag_seconds: float) -> None:
-        """This process is one of `num_workers` and takes `max_streams` streams; said once, before it is ready."""
+        """This process is one of `num_workers` and together take `max_streams` streams; said once, before it is ready."""
         self._workers.set(num_workers)
         self._streams_limit.set(max_streams)
         self._lag_limit.set(max_lag_seconds)

@@ -41,6 +41,8 @@ _SHUTDOWN_SECONDS = 5
 _KEEP_ALIVE_SECONDS = 75
 # Text messages of 65,536 characters, which may take four bytes each, are refused by us.
 _MIN_HARD_FRAME_CAP = 512 * 1024
+# What the hung model would have answered is failed at once; the rest needs no longer than this.
+_BREAKDOWN_SECONDS = 5.0
 SAME_SIGNAL_SECONDS: Final = 0.5
 """Signals this close together are one: make, `timeout` and terminals send theirs to a process and to its group."""
 
@@ -54,6 +56,7 @@ class DrainingServer(uvicorn.Server):
         drain_seconds: How long what is under way may take to finish.
         on_ready: Called once, on the event loop, when the service is ready.
         parent_fd: A pipe whose end of file means that the supervisor died: then this process drains and ends.
+        listens_when_ready: Take no connection before the service is ready: other workers do.
     """
 
     def __init__(
@@ -63,8 +66,12 @@ class DrainingServer(uvicorn.Server):
         drain_seconds: float,
         on_ready: Callable[[], None],
         parent_fd: int | None = None,
+        *,
+        listens_when_ready: bool = False,
     ) -> None:
         super().__init__(config)
+        self._listens_when_ready = listens_when_ready
+        self._later_sockets: list[socket.socket] = []
         self._lifecycle = lifecycle
         self._drain_seconds = drain_seconds
         self._on_ready: Callable[[], None] | None = on_ready
@@ -89,6 +96,8 @@ class DrainingServer(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start to listen; see uvicorn."""
+        if self._listens_when_ready:
+            self._later_sockets, sockets = list(sockets or ()), []
         await super().startup(sockets)
         if self._parent_fd is not None:
             asyncio.get_running_loop().add_reader(self._parent_fd, self._notice_parent)
@@ -97,7 +106,12 @@ class DrainingServer(uvicorn.Server):
         """Look ten times a second at what signals and the lifecycle ask for."""
         if self._lifecycle.failed is not None:
             self.should_exit = True
+        elif self._lifecycle.breakdown is not None and not self._drain_wanted:
+            self._leave_address()  # the other workers take what comes
+            self._drain_seconds = min(self._drain_seconds, _BREAKDOWN_SECONDS)
+            self._drain_wanted = True
         elif self._lifecycle.is_ready and self._on_ready is not None:
+            await self._listen_later()
             announce, self._on_ready = self._on_ready, None
             announce()
         if self._drain_wanted and self._drain is None:
@@ -142,9 +156,26 @@ class DrainingServer(uvicorn.Server):
         asyncio.get_running_loop().remove_reader(self._parent_fd)
         log_event(_logger, logging.ERROR, "the supervisor died, this worker drains and ends")
         # Its successor must be able to bind the address while this one still finishes what it has.
+        self._leave_address()
+        self._drain_wanted = True
+
+    def _leave_address(self) -> None:
         for server in self.servers:
             server.close()
-        self._drain_wanted = True
+
+    async def _listen_later(self) -> None:
+        """Listen on the sockets that waited for readiness."""
+        sockets, self._later_sockets = self._later_sockets, []
+        loop = asyncio.get_running_loop()
+        for sock in sockets:
+            server = await loop.create_server(self._make_protocol, sock=sock, ssl=self.config.ssl, backlog=BACKLOG)
+            self.servers.append(server)
+
+    def _make_protocol(self) -> asyncio.Protocol:
+        """Do for one connection what uvicorn does in its own start."""
+        return self.config.http_protocol_class(  # type: ignore[call-arg]
+            config=self.config, server_state=self.server_state, app_state=self.lifespan.state
+        )
 
 
 def _check_tls(settings: Settings) -> None:
@@ -210,6 +241,7 @@ def serve_app(
     *,
     on_ready: Callable[[], None],
     parent_fd: int | None = None,
+    listens_when_ready: bool = False,
 ) -> int:
     """Serve an application until a signal ends it.
 
@@ -219,13 +251,21 @@ def serve_app(
         sockets: Bound sockets; they are closed at the end.
         on_ready: Called once when the service is ready.
         parent_fd: See `DrainingServer`.
+        listens_when_ready: See `DrainingServer`.
 
     Returns:
-        The exit code: `OK` after a clean drain, `START` when the model could not be loaded, `UNFINISHED` when something was
-        cut off.
+        The exit code: `OK` after a clean drain, `START` when the model could not be loaded, `HUNG` when it does not answer any
+        more, `UNFINISHED` when something was cut off.
     """
     lifecycle: Lifecycle = app.state.lifecycle
-    server = DrainingServer(make_config(app, settings), lifecycle, settings.drain_seconds, on_ready, parent_fd)
+    server = DrainingServer(
+        make_config(app, settings),
+        lifecycle,
+        settings.drain_seconds,
+        on_ready,
+        parent_fd,
+        listens_when_ready=listens_when_ready,
+    )
     if threading.current_thread() is threading.main_thread():
         # uvicorn puts back what it found, and a signal during the last steps must not undo a clean end.
         for sig in (signal.SIGTERM, signal.SIGINT):
@@ -239,6 +279,8 @@ def serve_app(
     if lifecycle.failed is not None:
         log_event(_logger, logging.ERROR, "the service cannot start", reason=lifecycle.failed)
         return exit_codes.START
+    if lifecycle.breakdown is not None:
+        return exit_codes.HUNG
     return exit_codes.UNFINISHED if server.is_unfinished else exit_codes.OK
 
 
@@ -266,7 +308,7 @@ def run_server(settings: Settings, create_app: Callable[[Settings], FastAPI]) ->
 
 
 def end_process(code: int) -> NoReturn:
-    """End this process. A thread in which something was cut off is not waited for.
+    """End this process. A thread in which something was cut off, or hangs, is not waited for.
 
     While the interpreter takes itself down it puts the default handlers back: a late signal would then kill what has ended
     cleanly. One that is ignored stays ignored.
@@ -276,6 +318,6 @@ def end_process(code: int) -> NoReturn:
             signal.signal(sig, signal.SIG_IGN)
     logging.shutdown()
     sys.stdout.flush()
-    if code == exit_codes.UNFINISHED:
+    if code in (exit_codes.UNFINISHED, exit_codes.HUNG):
         os._exit(code)
     sys.exit(code)

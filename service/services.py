@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from service.access.guard import Guard
 from service.capacity import DEFAULT_LIMIT, StreamLimit
 from service.engine import Engine
+from service.keeper.client import KeeperClient
 from service.lifecycle import Lifecycle
 from service.metrics import Metrics
+from service.stream_parking import StreamParking
 
 
 @dataclass(slots=True, kw_only=True)
@@ -19,19 +21,14 @@ class Services(Engine):
         guard: Says who may come in.
         lifecycle: Admits requests and streams, and drains.
         metrics: Watches.
-        num_streams: Live streams open in this process.
+        keeper: Knows what holds for the whole service; see `service.keeper`.
         stream_limit: How many there may be in the whole service, and who says so; decided when the models are loaded.
+        parking: Keeps the streams whose connection broke; None where that is not wanted.
     """
 
     guard: Guard
     lifecycle: Lifecycle
     metrics: Metrics
-    num_streams: int = 0
+    keeper: KeeperClient
     stream_limit: StreamLimit = DEFAULT_LIMIT
-
-    @property
-    def max_streams(self) -> int:
-        """Live streams that may be open in this process."""
-        if self.stream_limit.origin == "measured":
-            return self.settings.share_of(self.stream_limit.streams)
-        return self.settings.max_streams
+    parking: StreamParking | None = None

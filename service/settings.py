@@ -227,6 +227,13 @@ class Settings(BaseSettings):
     request_timeout_seconds: float = Field(
         30, gt=0, le=3600, description="How long one window of a request may wait for the model before it is 503."
     )
+    watchdog_seconds: float = Field(
+        30,
+        gt=0,
+        le=3600,
+        description="A run of the model that takes longer hangs: its callers get an error and the worker is replaced. "
+        "No run takes a tenth of the default, on a CPU or a GPU.",
+    )
     max_lag_seconds: float = Field(
         2,
         gt=0,
@@ -252,6 +259,13 @@ class Settings(BaseSettings):
         ge=1024,
         le=64 * 1024**2,
         description="Largest websocket frame; more ends with 4413. 1 MiB are five seconds of 16-bit stereo at 48 kHz.",
+    )
+    resume_seconds: float = Field(
+        30,
+        ge=0,
+        le=300,
+        description="A stream whose connection broke is kept this long for a client that comes back with its resume_token. "
+        "30 s are a tunnel or a change of network; 0 keeps none.",
     )
     drain_seconds: float = Field(
         30,
@@ -337,8 +351,6 @@ class Settings(BaseSettings):
     )
 
     _origins: dict[str, str] = pydantic.PrivateAttr(default_factory=dict)
-    _worker_index: int = pydantic.PrivateAttr(default=0)
-    _is_stream_limit_set: bool | None = pydantic.PrivateAttr(default=None)
     # No field: it must not be shown anywhere.
     _token_secret: bytes = pydantic.PrivateAttr(default=b"")
 
@@ -378,19 +390,7 @@ class Settings(BaseSettings):
     @property
     def is_stream_limit_set(self) -> bool:
         """Whether somebody chose `max_streams`; then no measurement takes its place."""
-        return "max_streams" in self.model_fields_set if self._is_stream_limit_set is None else self._is_stream_limit_set
-
-    def share_of(self, total: int) -> int:
-        """Return this worker's part of what holds for the whole service, at least 1."""
-        share, rest = divmod(total, self.workers)
-        return max(1, share + (self._worker_index < rest))
-
-    def of_worker(self, index: int) -> Settings:
-        """Return one worker's settings: what holds for the whole service is divided, the rest is the same."""
-        copy = self.model_copy()
-        copy._worker_index = index
-        copy._is_stream_limit_set = self.is_stream_limit_set
-        return copy.model_copy(update={"max_streams": copy.share_of(self.max_streams)})
+        return "max_streams" in self.model_fields_set
 
     @property
     def token_secret(self) -> bytes:

@@ -2,8 +2,9 @@
 
 The supervisor binds the address and keeps it, so that no connection is refused while a worker is replaced. Workers are
 fresh processes, not forks: each sets up its own threads, model and metrics. They share nothing but the listening sockets
-and the folder of metrics files. They are in sessions of their own, since Control-C in a terminal reaches a whole process
-group and a worker would take it, and then the supervisor's signal, for the second one.
+and the folder of metrics files; what must hold for all of them the supervisor keeps, and they ask it (`service.keeper`).
+They are in sessions of their own, since Control-C in a terminal reaches a whole process group and a worker would take it,
+and then the supervisor's signal, for the second one.
 """
 
 from __future__ import annotations
@@ -27,8 +28,11 @@ from typing import Final
 from service import exit_codes
 from service.access.tokens import load_token_secret
 from service.child import Child, python_module
-from service.errors import SettingsError
+from service.errors import SettingsError, Unavailable
 from service.gpu_choice import choose_gpu
+from service.keeper.keeper import Keeper
+from service.keeper.link import Link
+from service.keeper.topics import PING, Nothing
 from service.logs import log_event
 from service.metrics import MULTIPROCESS_VARIABLE, forget_worker
 from service.settings import Settings
@@ -44,6 +48,7 @@ _HEALTHY_SECONDS: Final = 60.0
 # Past its drain a worker has 5 s for uvicorn's shutdown; then something hangs.
 _GRACE_SECONDS: Final = 15.0
 _SECOND_SIGNAL_SECONDS: Final = 3.0
+_MIN_PATIENCE_SECONDS: Final = 1.0
 # As in service.server, and longer, so that the workers too take a second signal for one.
 _SAME_SIGNAL_SECONDS: Final = 0.75
 
@@ -72,6 +77,8 @@ class Supervisor:
         self._child = child
         self._metrics_folder = metrics_folder
         self._on_ready = on_ready
+        self._keeper = Keeper(settings)
+        self._num_started = 0
         self._processes: dict[int, Process] = {}
         self._ready: set[int] = set()
         self._was_ready = False
@@ -100,8 +107,23 @@ class Supervisor:
         backoff = FIRST_BACKOFF_SECONDS
         while not self._stopping.is_set():
             started = time.monotonic()
-            process = await self._start_worker(index)
-            code = await self._watch_worker(index, process)
+            ours, theirs = socket.socketpair()
+            self._num_started += 1
+            number = self._num_started
+            link = Link(ours, self._keeper.desk, number)
+            watching: asyncio.Task[None] | None = None
+            try:
+                process = await self._start_worker(index, theirs)
+                await link.start()
+                self._keeper.join(number, link)
+                watching = asyncio.create_task(self._watch_loop(index, link, process))
+                code = await self._watch_worker(index, process)
+            finally:
+                if watching is not None:
+                    watching.cancel()
+                theirs.close()
+                self._keeper.leave(number)
+                await link.close()
             forget_worker(process.pid, str(self._metrics_folder))
             was_ready = index in self._ready
             self._ready.discard(index)
@@ -119,7 +141,7 @@ class Supervisor:
                 await asyncio.wait_for(self._stopping.wait(), backoff)
             backoff = min(2 * backoff, LONGEST_BACKOFF_SECONDS)
 
-    async def _start_worker(self, index: int) -> Process:
+    async def _start_worker(self, index: int, keeper_end: socket.socket) -> Process:
         fds = tuple(sock.fileno() for sock in self._sockets)
         process = await asyncio.create_subprocess_exec(
             *self._child.command,
@@ -130,12 +152,15 @@ class Supervisor:
             },
             stdin=PIPE,
             stdout=PIPE,
-            pass_fds=fds,
+            pass_fds=(*fds, keeper_end.fileno()),
             start_new_session=True,
         )
         self._processes[index] = process
         assert process.stdin is not None
-        process.stdin.write(pickle.dumps(Order(divide_settings(self._settings, index), fds)))
+        # A new worker that answers 503 while it loads would take connections from those that are ready.
+        order = Order(self._settings, fds, keeper_end.fileno(), listens_when_ready=bool(self._ready))
+        process.stdin.write(pickle.dumps(order))
+        keeper_end.close()  # the worker has it now, and its death must end the link
         if self._stopping.is_set():
             # The signal came while the process was being made.
             _send(process, signal.SIGTERM)
@@ -151,6 +176,25 @@ class Supervisor:
                 sys.stdout.buffer.write(line)
                 sys.stdout.buffer.flush()
         return await process.wait()
+
+    async def _watch_loop(self, index: int, link: Link, process: Process) -> None:
+        """Kill a worker whose event loop stands still: nothing in it could notice that itself."""
+        # Asked twice: where the supervisor itself was stopped, its time-out comes before the answer that is there already.
+        patience = max(_MIN_PATIENCE_SECONDS, self._settings.watchdog_seconds / 2)
+        num_missed = 0
+        while num_missed < 2:
+            await asyncio.sleep(patience / 2)
+            if index not in self._ready:
+                continue  # a model that loads may keep it busy
+            try:
+                await link.ask(PING, Nothing(), seconds=patience)
+                num_missed = 0
+            except Unavailable:
+                if not link.is_open:
+                    return  # it ends, or has ended
+                num_missed += 1
+        log_event(_logger, logging.ERROR, "a worker stands still (SONOTAG_WATCHDOG_SECONDS) and is killed", pid=process.pid)
+        _send(process, signal.SIGKILL)
 
     def _note_ready(self, index: int) -> None:
         self._ready.add(index)
@@ -184,11 +228,6 @@ class Supervisor:
             if process.returncode is None:
                 log_event(_logger, logging.ERROR, "a worker does not end and is killed", pid=process.pid)
             _send(process, signal.SIGKILL)
-
-
-def divide_settings(settings: Settings, index: int) -> Settings:
-    """Return one worker's settings: what holds for the whole service is divided, the rest is the same."""
-    return settings.of_worker(index)
 
 
 def prepare_metrics_folder(environ: MutableMapping[str, str]) -> Path | None:

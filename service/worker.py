@@ -9,19 +9,28 @@ from __future__ import annotations
 import pickle
 import socket
 import sys
-from collections.abc import Callable
+from typing import Protocol
 
 from fastapi import FastAPI
 
 from service.errors import StartError
 from service.exit_codes import START
+from service.keeper.client import KeeperClient, LinkedKeeper
 from service.logs import configure_logging
 from service.server import end_process, serve_app
 from service.settings import Settings
 from service.worker_order import READY, Order
 
 
-def run_worker(create_app: Callable[[Settings], FastAPI]) -> int:
+class AppFactory(Protocol):
+    """Makes the application, as `service.app.create_app`."""
+
+    def __call__(self, settings: Settings, *, keeper: KeeperClient | None = None) -> FastAPI:
+        """Make it for these settings, with the way to the keeper."""
+        ...
+
+
+def run_worker(create_app: AppFactory) -> int:
     """Serve until the supervisor says that it is over, or is gone, and return the exit code."""
     order = pickle.load(sys.stdin.buffer)
     assert isinstance(order, Order)
@@ -29,7 +38,15 @@ def run_worker(create_app: Callable[[Settings], FastAPI]) -> int:
     configure_logging(settings.log_format, settings.log_level)
     sockets = [socket.socket(fileno=fd) for fd in order.fds]
     try:
-        return serve_app(create_app(settings), settings, sockets, on_ready=_say_ready, parent_fd=sys.stdin.fileno())
+        app = create_app(settings, keeper=LinkedKeeper(socket.socket(fileno=order.keeper_fd)))
+        return serve_app(
+            app,
+            settings,
+            sockets,
+            on_ready=_say_ready,
+            parent_fd=sys.stdin.fileno(),
+            listens_when_ready=order.listens_when_ready,
+        )
     except StartError as error:
         print(f"sonotag serve: {error}", file=sys.stderr)
         return START

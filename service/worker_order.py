@@ -16,9 +16,13 @@ class Order:
     """The first thing on a worker's standard input. It travels pickled, because JSON would hide secrets.
 
     Attributes:
-        settings: The settings, with this worker's part of what is divided.
+        settings: The whole service's settings.
         fds: The listening sockets, inherited.
+        keeper_fd: The way to the supervisor's keeper, inherited.
+        listens_when_ready: Leave connections to the other workers until the models are warm.
     """
 
     settings: Settings
     fds: tuple[int, ...]
+    keeper_fd: int
+    listens_when_ready: bool

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 import tempfile
-from collections.abc import AsyncIterator, Awaitable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import IO, TypeVar, cast
 
 from fastapi import Request
@@ -14,7 +16,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import Message
 
-from service.errors import BodyTooLarge, InvalidParameter, RequestTimeout
+from service.errors import BodyTooLarge, InvalidParameter, NoRoom, RequestTimeout
 from service.settings import Settings
 from service.validation import MAX_SHOWN
 
@@ -26,6 +28,23 @@ MIN_BYTES_PER_SECOND = 1000
 """Of a body on the whole, after its first pause: a twentieth of the slowest line that anybody calls broadband."""
 MAX_FILES = 256
 FILE_FIELD = "file"
+# ENOENT: Python's way to say that no temporary folder can be written to.
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EMFILE, errno.ENFILE, errno.ENOENT}
+_RETRY_SECONDS = 10.0
+
+
+@contextmanager
+def _keeping_bodies() -> Iterator[None]:
+    """Translate what goes wrong with the temporary files of bodies. Closing one that did not fit fails once more."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _NO_ROOM:
+            raise
+        raise NoRoom(
+            f"the body is longer than {SPOOL_BYTES} bytes and cannot be kept on disk now: {os.strerror(error.errno)} (TMPDIR)",
+            retry_after_s=_RETRY_SECONDS,
+        ) from error
 
 
 def _too_large(got: str, limit: int, setting: str) -> BodyTooLarge:
@@ -82,8 +101,15 @@ async def open_clips(request: Request, settings: Settings) -> AsyncIterator[list
         BodyTooLarge: The body is larger.
         RequestTimeout: It comes too slowly.
         InvalidParameter: A multipart body has no `file`, too many, or other fields.
+        NoRoom: It is too long for memory and does not fit on disk.
     """
-    request = limit_body(request, settings)
+    with _keeping_bodies():
+        async with _open_clips(limit_body(request, settings)) as clips:
+            yield clips
+
+
+@asynccontextmanager
+async def _open_clips(request: Request) -> AsyncIterator[list[IO[bytes]]]:
     if request.headers.get("content-type", "").split(";")[0].strip().lower() != "multipart/form-data":
         with tempfile.SpooledTemporaryFile(max_size=SPOOL_BYTES) as body:
             async for chunk in request.stream():

@@ -15,10 +15,11 @@ from service.answers import error_body
 from service.api.admission import asked_of, bearer_of
 from service.api.error_handlers import error_response
 from service.api.middleware import new_id
-from service.errors import Draining, NotReady, QueueFull, ServiceError, Unavailable
+from service.errors import ServiceError, Unavailable
 from service.logs import log_event, log_stream, session_context
 from service.services import Services
-from service.streaming.driver import StreamDriver
+from service.stream_place import StreamPlace
+from service.streaming.driver import OtherSideLeft, StreamDriver
 from service.streaming.messages import ErrorMessage, ServerMessage
 
 logger = logging.getLogger(__name__)
@@ -53,25 +54,22 @@ SUBPROTOCOL = "sonotag.subprotocol"
 async def stream(websocket: WebSocket) -> None:
     """One live stream."""
     services: Services = websocket.app.state.services
+    session_id = new_id()
+    place = StreamPlace(services.keeper, session_id, services.stream_limit)
     try:
-        services.lifecycle.check_ready()
-        if services.num_streams >= services.max_streams:
-            raise QueueFull(
-                f"{services.num_streams} streams are open, the limit is {services.max_streams} "
-                f"({services.stream_limit.explanation})",
-                retry_after_s=5.0,
-            )
-    except (Draining, NotReady, QueueFull) as error:
-        reason = {"draining": "draining", "not_ready": "not_ready"}.get(error.code, "full")
-        services.metrics.stream_refused(reason)
-        log_event(logger, logging.INFO, "stream refused", reason=reason)
-        await websocket.send_denial_response(error_response(error))
-        return
-    services.num_streams += 1
-    try:
-        await _serve_stream(websocket, services, new_id())
+        try:
+            services.lifecycle.check_ready()
+            await place.take()
+            services.lifecycle.check_ready()  # a drain may have begun meanwhile
+        except Unavailable as error:
+            reason = {"draining": "draining", "not_ready": "not_ready"}.get(error.code, "full")
+            services.metrics.stream_refused(reason)
+            log_event(logger, logging.INFO, "stream refused", reason=reason)
+            await websocket.send_denial_response(error_response(error))
+            return
+        await _serve_stream(websocket, services, session_id)
     finally:
-        services.num_streams -= 1
+        place.leave()
 
 
 @dataclass(slots=True)
@@ -119,7 +117,7 @@ async def _run_stream(websocket: WebSocket, services: Services, session_id: str,
     visit.key = caller.name
     guard.authorise(caller, websocket.scope["path"].removeprefix(websocket.scope.get("root_path", "")))
     async with guard.holding_stream(caller, session_id), guard.metering(caller) as meter:
-        driver = StreamDriver(services, SocketChannel(websocket), session_id, meter)
+        driver = StreamDriver(services, SocketChannel(websocket), session_id, meter, services.parking)
         with services.lifecycle.admit(driver.drain):
             visit.driver = driver
             await websocket.accept(subprotocol)
@@ -175,6 +173,8 @@ class SocketChannel:
         """See `Channel`."""
         message = await self._websocket.receive()
         if message["type"] == "websocket.disconnect":
+            if message.get("code") in (1000, 1001):
+                raise OtherSideLeft("the client has closed the stream")
             raise ConnectionResetError(f"the client is gone: {message.get('code', 1006)}")
         text = message.get("text")
         frame: str | bytes = message["bytes"] if text is None else text

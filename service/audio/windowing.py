@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import Base64Bytes
 
 Int16Array = npt.NDArray[np.int16]
 
@@ -25,6 +26,27 @@ class Span:
 
     def __len__(self) -> int:
         return self.end - self.start
+
+
+@dataclass(frozen=True, slots=True)
+class WindowerState:
+    """A windower as plain data.
+
+    Attributes:
+        hop_samples: Its hop now.
+        received: Samples that were pushed or skipped.
+        last_end: Where the last window ended.
+        grid_from: From where on the hop holds.
+        floor: No window starts before.
+        samples: The last samples, int16 in this machine's order: those that windows to come need.
+    """
+
+    hop_samples: int
+    received: int
+    last_end: int
+    grid_from: int
+    floor: int
+    samples: Base64Bytes
 
 
 class SlidingWindower:
@@ -47,6 +69,7 @@ class SlidingWindower:
         self._received = 0
         self._last_end = 0
         self._grid_from = 0
+        self._floor = 0
         self._kept_from = 0
         self._chunks: list[Int16Array] = []
 
@@ -69,18 +92,47 @@ class SlidingWindower:
         spans = []
         while (end := self._next_end()) <= self._received:
             self._last_end = end
-            span = Span(max(0, end - self._window), end)
+            span = Span(max(self._floor, end - self._window), end)
             if len(span) >= self._min:
                 spans.append(span)
         return spans
 
     def flush(self) -> Span | None:
         """Return the window that ends now, or None when there is nothing new (or too little). The grid does not move."""
-        span = Span(max(0, self._received - self._window), self._received)
+        span = Span(max(self._floor, self._received - self._window), self._received)
         if self._received == self._last_end or len(span) < self._min:
             return None
         self._last_end = self._received
         return span
+
+    def skip(self, position: int) -> None:
+        """The samples up to a position never come: no window ends in them or holds any, the next ones start behind them."""
+        if position > self._received:
+            self._chunks.append(np.zeros(position - self._received, np.int16))
+            self._received = self._floor = position
+            self._last_end = max(self._last_end, position)
+
+    def snapshot(self) -> WindowerState:
+        """Return all that windows to come depend on. Spans that are not yet read are lost."""
+        needed = max(self._kept_from, min(self._received, max(self._floor, self._last_end + 1 - self._window, 0)))
+        samples = self.read(Span(needed, self._received)) if self._chunks else np.zeros(0, np.int16)
+        return WindowerState(
+            self._hop, self._received, self._last_end, self._grid_from, self._floor, Base64Bytes(samples.tobytes())
+        )
+
+    def restore(self, state: WindowerState) -> None:
+        """Go on where another windower, of the same window, stood.
+
+        Raises:
+            ValueError: The state is none of a windower of this size.
+        """
+        samples = np.frombuffer(state.samples, np.int16)
+        if len(samples) > min(state.received, 2 * self._window) or not 1 <= state.hop_samples <= self._window:
+            raise ValueError(f"{len(samples)} samples, hop {state.hop_samples} are none of a window of {self._window}")
+        self._hop, self._received, self._last_end = state.hop_samples, state.received, state.last_end
+        self._grid_from, self._floor = state.grid_from, state.floor
+        self._kept_from = state.received - len(samples)
+        self._chunks = [samples.copy()] if len(samples) else []
 
     def set_hop(self, hop_samples: int) -> None:
         """Use another hop from the next sample on: windows then end at its multiples."""

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 import httpx
 import pydantic
+from websockets.asyncio.client import ClientConnection
 
 from service.answers import CapacityAnswer, ClassifyQuery, ClipAnswer
 from service.client.errors import BadAnswer, Unreachable, response_error
@@ -165,7 +166,8 @@ class AsyncClient:
     ) -> AsyncGenerator[ServerMessage, None]:
         """Stream sound and yield what the server says: `Ready`, `Tags`, `EventMessage`, ..., `Summary`.
 
-        The upgrade is tried again where the server is full. What broke off later is not: nobody has the sound any more.
+        The upgrade is tried again where the server is full. Where the connection breaks a stream of raw samples goes on over
+        another one, told by a second `Ready`, as long as the server keeps it; a container does not.
 
         Args:
             source: As a clip, or an iterable (asynchronous or not) of bytes as they come, which may yield `Update`, `Flush`
@@ -187,8 +189,11 @@ class AsyncClient:
     async def stream_frames(self, frames: AsyncIterator[Frame], start: Start) -> AsyncGenerator[ServerMessage, None]:
         """Do as `stream` does, with the configuration in one object."""
         url = self._url.replace("http", "ws", 1) + "/v1/stream"
-        socket = await self._retry.run(lambda: open_stream(url, self._headers))
-        async with aclosing(run_stream(socket, start, frames)) as messages:
+
+        async def connect() -> ClientConnection:
+            return await self._retry.run(lambda: open_stream(url, self._headers))
+
+        async with aclosing(run_stream(connect, start, frames)) as messages:
             async for message in messages:
                 yield message
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping
 
 import pydantic
 from websockets.asyncio.client import ClientConnection, connect
@@ -12,9 +12,11 @@ from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidSta
 
 from service.answers import ErrorBody
 from service.client.errors import BadAnswer, Disconnected, Unreachable, error_of, response_error
+from service.client.sent import SentFrames
 from service.client.sounds import PIECE_BYTES, Frame
 from service.errors import Draining, ServiceError
 from service.streaming.messages import (
+    ClientMessage,
     Configured,
     ErrorMessage,
     EventMessage,
@@ -84,16 +86,18 @@ async def open_stream(url: str, headers: Mapping[str, str]) -> ClientConnection:
         raise Unreachable(f"no stream can be opened: {str(error) or type(error).__name__}") from error
 
 
-async def run_stream(
-    socket: ClientConnection, start: Start, frames: AsyncIterator[Frame]
-) -> AsyncGenerator[ServerMessage, None]:
+Connect = Callable[[], Awaitable[ClientConnection]]
+
+
+async def run_stream(connect: Connect, start: Start, frames: AsyncIterator[Frame]) -> AsyncGenerator[ServerMessage, None]:
     """Send frames and yield what the server says to them, to the end.
 
     Where the caller does not take messages nothing is read, the server then reads no more either, and the next frame is
-    asked for only when the network has taken the last one: nothing piles up.
+    asked for only when the network has taken the last one: nothing piles up. Where a connection breaks a stream of raw sound
+    goes on over another one, if the server still has it: a second `Ready` says so, and nothing is lost.
 
     Args:
-        socket: Open; closed at the end.
+        connect: Opens a connection, trying again as often as it likes.
         start: The configuration.
         frames: Asked for in a task of its own.
 
@@ -102,44 +106,130 @@ async def run_stream(
             `error` message included, has been yielded.
         Exception: What the frames raised.
     """
-    failures: list[Exception] = []
-    sender = asyncio.create_task(_send(socket, start, frames, failures))
-    fatal: ErrorMessage | None = None
+    talk = _Talk(start, frames)
+    socket = await connect()
     try:
-        try:
-            async for text in socket:
-                message = parse_server_message(text)
-                if isinstance(message, ErrorMessage) and message.fatal:
-                    fatal = message
-                if message is not None:
-                    yield message
-        except ConnectionClosed:
-            pass  # the code says why
+        while True:
+            sender = asyncio.create_task(talk.send(socket))
+            try:
+                async for text in socket:
+                    if (message := talk.take(text)) is not None:
+                        yield message
+            except ConnectionClosed:
+                pass  # the code says why
+            finally:
+                sender.cancel()
+                await asyncio.gather(sender, return_exceptions=True)
+                await socket.close()
+            if talk.failure is not None:
+                raise talk.failure
+            error = _ending(socket, talk.fatal)
+            if error is None:
+                return
+            if not isinstance(error, Disconnected) or not talk.is_resumable:
+                raise error
+            try:
+                socket = await connect()
+                ready = await talk.resume(socket)
+            except (ServiceError, ConnectionClosed):
+                raise error from None
+            if ready is None:
+                await socket.close()
+                raise error
+            yield ready
     finally:
-        sender.cancel()
-        await asyncio.gather(sender, return_exceptions=True)
-        await socket.close()
-    if failures:
-        raise failures[0]
-    if error := _ending(socket, fatal):
-        raise error
+        await talk.close()
 
 
-async def _send(socket: ClientConnection, start: Start, frames: AsyncIterator[Frame], failures: list[Exception]) -> None:
-    try:
-        await socket.send(start.model_dump_json(exclude_none=True))
-        async for frame in frames:
-            if isinstance(frame, (bytes, bytearray, memoryview)):
-                for first in range(0, len(frame), PIECE_BYTES):
-                    await socket.send(frame[first : first + PIECE_BYTES])
-            else:
-                await socket.send(frame.model_dump_json(exclude_none=True))
-        await socket.send(Stop(type="stop").model_dump_json())
-    except ConnectionClosed:
-        return  # whoever reads the messages learns why
-    except Exception as error:  # noqa: BLE001  # whatever the caller's source raises, the caller gets
-        failures.append(error)
-        await socket.close()
+class _Talk:
+    """What both sides have said of one stream, over however many connections."""
+
+    def __init__(self, start: Start, frames: AsyncIterator[Frame]) -> None:
+        self._start = start
+        self._frames = frames
+        self._next: asyncio.Future[Frame] | None = None
+        self._sent = SentFrames.for_start(start)
+        self._repeated: Iterator[Frame] = iter(())
+        self._has_begun = False
+        self._token: str | None = None
+        self._last_seq = 0
+        self.fatal: ErrorMessage | None = None
+        self.failure: Exception | None = None
+
+    @property
+    def is_resumable(self) -> bool:
+        """Whether another connection can go on where one broke."""
+        return self._token is not None and self._sent is not None
+
+    def take(self, text: str | bytes) -> ServerMessage | None:
+        """Parse and note what the server says; None for what this version does not know."""
+        message = parse_server_message(text)
+        if isinstance(message, Ready):
+            self._token = message.resume_token
+        if isinstance(message, ErrorMessage) and message.fatal:
+            self.fatal = message
+        if message is not None and message.seq is not None:
+            self._last_seq = message.seq
+        return message
+
+    async def resume(self, socket: ClientConnection) -> Ready | None:
+        """Ask to go on over a new connection; None where the server does not have the stream any more."""
+        assert self._sent is not None
+        asked = {
+            "resume_token": self._token,
+            "last_seq": self._last_seq,
+            "resume_from": self._sent.earliest_seconds,
+        }
+        await socket.send(self._start.model_copy(update=asked).model_dump_json(exclude_none=True))
+        ready = self.take(await socket.recv())
+        if not isinstance(ready, Ready) or ready.resumed_at is None:
+            return None
+        self._repeated = self._sent.since(ready.resumed_at)
+        return ready
+
+    async def send(self, socket: ClientConnection) -> None:
+        """Send what is to be sent over one connection, until it breaks or all is said."""
+        try:
+            if not self._has_begun:
+                self._has_begun = True
+                await socket.send(self._start.model_dump_json(exclude_none=True))
+            for frame in self._repeated:
+                await _send_frame(socket, frame)
+            while (next_frame := await self._take_frame()) is not None:
+                await _send_frame(socket, next_frame)
+            await socket.send(Stop(type="stop").model_dump_json())
+        except ConnectionClosed:
+            return  # whoever reads the messages learns why
+        except Exception as error:  # noqa: BLE001  # whatever the caller's source raises, the caller gets
+            self.failure = error
+            await socket.close()
+
+    async def close(self) -> None:
+        """Leave the frames alone."""
+        if self._next is not None:
+            self._next.cancel()
+            await asyncio.gather(self._next, return_exceptions=True)
+
+    async def _take_frame(self) -> Frame | None:
+        """Return the next frame, None at the end. A frame that is being waited for outlives the connection it was meant for."""
+        if self._next is None:
+            self._next = asyncio.ensure_future(anext(self._frames))
+        try:
+            frame = await asyncio.shield(self._next)
+        except StopAsyncIteration:
+            return None
+        self._next = None
+        if self._sent is not None:
+            self._sent.add(frame)
+        return frame
+
+
+async def _send_frame(socket: ClientConnection, frame: Frame) -> None:
+    if isinstance(frame, ClientMessage):
+        await socket.send(frame.model_dump_json(exclude_none=True))
+        return
+    for first in range(0, len(frame), PIECE_BYTES):
+        await socket.send(frame[first : first + PIECE_BYTES])
 
 
 def _ending(socket: ClientConnection, fatal: ErrorMessage | None) -> ServiceError | None:

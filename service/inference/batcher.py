@@ -151,6 +151,11 @@ class Batcher:
         """Moving average of what a window costs the runner; None until the first batch."""
         return self._thread.seconds_per_window
 
+    @property
+    def running_since(self) -> float | None:
+        """When the longest run that is going on now began, by the batcher's clock; None where none is."""
+        return self._thread.running_since
+
     def retry_after_s(self) -> float:
         """Return in how many seconds what waits now will be done, at the speed measured so far; at least 0.1."""
         seconds = self._thread.backlog_seconds()
@@ -268,6 +273,11 @@ class Batcher:
             self._loop = self._loop or asyncio.get_running_loop()
             self._thread.stop()
         await self._finished.wait()
+
+    def give_up(self) -> None:
+        """Fail every window that runs or waits, and refuse new ones: the runner hangs, and nothing can end its thread."""
+        self._refusal = partial(InferenceFailed, f"model {self._spec.name} does not answer; this worker is being replaced")
+        self._finish(self._thread.abandon())
 
     # On the event loop
 

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Generic, Protocol, TypeVar
 
+from service.inference.halving import run_in_halves
 from service.inference.policy import Entry, Grant, Priority, WindowQueue
 from service.inference.runner import Int16Array, ModelOutput, Runner
 from service.inference.staging import Batch, Staging
@@ -84,6 +85,7 @@ class ModelThread(Generic[W]):
         self._queue: WindowQueue[W] = WindowQueue(capacity)
         self._staging: Staging[W] = Staging(runner.spec, max_batch_size)
         self._running: dict[int, tuple[W, ...]] = {}
+        self._running_since: dict[int, float] = {}
         self._last_ended = float("-inf")
         self._num_alive = 0
         self._is_stopping = False
@@ -105,6 +107,12 @@ class ModelThread(Generic[W]):
     def seconds_per_window(self) -> float | None:
         """Moving average of what a window costs the runner; None until the first batch."""
         return self._queue.seconds_per_window
+
+    @property
+    def running_since(self) -> float | None:
+        """When the longest run that is going on now began, by the clock; None where none is."""
+        with self._changed:
+            return min(self._running_since.values(), default=None)
 
     def backlog_seconds(self) -> float | None:
         """Return how long the runner needs for what waits and runs now; None as long as no speed was measured."""
@@ -194,6 +202,15 @@ class ModelThread(Generic[W]):
         if is_idle:
             self._close(())
 
+    def abandon(self) -> tuple[W, ...]:
+        """Take no more windows and wait for no run: one hangs. Return those that run and wait, which will not be answered."""
+        with self._changed:
+            self._is_stopping = True
+            running = (window for windows in self._running.values() for window in windows)
+            left = (*running, *(entry.item for entry in self._queue.clear()))
+            self._changed.notify_all()
+            return left
+
     def _serve(self, lane: int, ready: Future[None]) -> None:
         try:
             try:
@@ -253,10 +270,12 @@ class ModelThread(Generic[W]):
         self._listener.run_started()
         embedding = any(window.embedding for window in batch.windows)
         output: ModelOutput | None = None
-        started = self._clock()
+        started = self._running_since[lane] = self._clock()
         try:
-            output = _check_rows(self._runner.run(batch.waveform, batch.lengths, embedding=embedding), len(batch.windows))
+            output = run_in_halves(self._runner, batch.waveform, batch.lengths, embedding=embedding)
+            output = _check_rows(output, len(batch.windows))
         except BaseException:  # it may cost this batch its answers, and not the ones after it
+            output = None
             logger.exception("model %s failed on a batch of %d", self._runner.spec.name, len(batch.windows))
         with self._changed:
             ended = self._clock()
@@ -265,7 +284,7 @@ class ModelThread(Generic[W]):
                 self._queue.record_run(len(batch.windows), ended - started, ended - max(started, self._last_ended))
             self._last_ended = ended
             self._staging.take_back(batch)
-            del self._running[lane]
+            del self._running[lane], self._running_since[lane]
         self._listener.run_finished(batch.windows, output, started, ended - started)
 
 

@@ -23,6 +23,7 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import Base64Bytes
 
 from service.postprocess.hysteresis import Event, Segment, Stretch, Thresholds, Track, group_stretches
 
@@ -37,6 +38,54 @@ class EventChange:
     phase: Literal["onset", "update", "offset"]
     event: Event
     retracted: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ThresholdsState:
+    """Thresholds as plain data: float64 and int64 `[labels]` in this machine's order."""
+
+    onset: Base64Bytes
+    offset: Base64Bytes
+    min_duration: Base64Bytes
+    max_gap: Base64Bytes
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentState:
+    """A segment as plain data; its thresholds by their place in the list."""
+
+    start: int
+    end: int
+    total: Base64Bytes
+    count: int
+    thresholds: int
+
+
+@dataclass(frozen=True, slots=True)
+class DetectorState:
+    """A detector as plain data.
+
+    Attributes:
+        thresholds: Each one that is in use, once; segments and `pending` name them by place, the first is in force.
+        pending: Those to come, with the position from which they hold.
+        segments: The provisional part.
+        horizon: Up to where all is final.
+        end: Where the last window ended.
+        tracks: The labels that are heard at the horizon, with the event and whether it goes on.
+        announced: Events whose onset was told and whose offset was not.
+        num_announced: How many were told.
+        num_events: How many were told with an offset.
+    """
+
+    thresholds: list[ThresholdsState]
+    pending: list[tuple[int, int]]
+    segments: list[SegmentState]
+    horizon: int
+    end: int
+    tracks: list[tuple[Event, bool]]
+    announced: list[tuple[int, Event]]
+    num_announced: int
+    num_events: int
 
 
 @dataclass(slots=True)
@@ -112,6 +161,54 @@ class EventDetector:
         self._horizon = max(self._horizon, end + 1 - self._window)
         self._split(self._horizon)
         return self._advance(self._horizon)
+
+    def snapshot(self) -> DetectorState:
+        """Return all that what is still to be said depends on."""
+        used = [self._thresholds]
+        for thresholds in (
+            *(each for _, each in self._pending_thresholds),
+            *(segment.thresholds for segment in self._segments),
+        ):
+            if not any(thresholds is other for other in used):
+                used.append(thresholds)
+        place = {id(thresholds): index for index, thresholds in enumerate(used)}
+        return DetectorState(
+            thresholds=[_pack_thresholds(thresholds) for thresholds in used],
+            pending=[(position, place[id(thresholds)]) for position, thresholds in self._pending_thresholds],
+            segments=[
+                SegmentState(part.start, part.end, Base64Bytes(part.total.tobytes()), part.count, place[id(part.thresholds)])
+                for part in self._segments
+            ],
+            horizon=self._horizon,
+            end=self._end,
+            tracks=[(track.event, track.is_active) for track in self._tracks.values() if track.event],
+            announced=[(told.event_id, told.event) for events in self._announced.values() for told in events],
+            num_announced=self._num_announced,
+            num_events=self._num_events,
+        )
+
+    def restore(self, state: DetectorState) -> None:
+        """Go on where another detector, of the same window and labels, stood.
+
+        Raises:
+            ValueError: The state is none of such a detector.
+        """
+        used = [_unpack_thresholds(packed) for packed in state.thresholds]
+        num_labels = len(self._thresholds.onset)
+        if not used or any(len(thresholds.onset) != num_labels for thresholds in used):
+            raise ValueError(f"the state is none of a detector of {num_labels} labels")
+        self._thresholds = used[0]
+        self._pending_thresholds = [(position, used[index]) for position, index in state.pending]
+        self._segments = [
+            Segment(part.start, part.end, np.frombuffer(part.total).copy(), part.count, used[part.thresholds])
+            for part in state.segments
+        ]
+        self._horizon, self._end = state.horizon, state.end
+        self._tracks = {event.label_id: Track(event.label_id, event, is_active) for event, is_active in state.tracks}
+        self._announced = {}
+        for event_id, event in state.announced:
+            self._announced.setdefault(event.label_id, []).append(_Announced(event_id, event))
+        self._num_announced, self._num_events = state.num_announced, state.num_events
 
     def finish(self) -> list[EventChange]:
         """Return what remains to be said. No window may follow."""
@@ -205,3 +302,17 @@ class EventDetector:
         if kept:
             self._announced[label] = sorted(kept, key=lambda a: a.event.onset)
         return changes
+
+
+def _pack_thresholds(thresholds: Thresholds) -> ThresholdsState:
+    arrays = (thresholds.onset, thresholds.offset, thresholds.min_duration, thresholds.max_gap)
+    return ThresholdsState(*(Base64Bytes(array.tobytes()) for array in arrays))
+
+
+def _unpack_thresholds(state: ThresholdsState) -> Thresholds:
+    return Thresholds(
+        np.frombuffer(state.onset, np.float64),
+        np.frombuffer(state.offset, np.float64),
+        np.frombuffer(state.min_duration, np.int64),
+        np.frombuffer(state.max_gap, np.int64),
+    )

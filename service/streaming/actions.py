@@ -34,6 +34,13 @@ class Infer:
 
 
 @dataclass(frozen=True, slots=True)
+class Resume:
+    """Look for the stream with this token; answer with `resume`. Until then no frame of the client matters: read none."""
+
+    token: str
+
+
+@dataclass(frozen=True, slots=True)
 class FinishAudio:
     """Read no more; drain the decoder into `receive_audio`, then call `receive_audio_end`."""
 
@@ -54,4 +61,4 @@ class Close:
     reason: str
 
 
-Action = Send | Infer | FinishAudio | Dropped | Close
+Action = Send | Infer | Resume | FinishAudio | Dropped | Close

@@ -20,7 +20,7 @@ from service.inference.policy import Priority
 from service.inference.runner import Int16Array
 from service.meter import UNMETERED, Meter
 from service.settings import Settings
-from service.streaming.actions import Action, Close, Dropped, FinishAudio, Infer, Send
+from service.streaming.actions import Action, Close, Dropped, FinishAudio, Infer, Resume, Send
 from service.streaming.messages import Limits, ServerMessage, Stop, Tags
 from service.streaming.session import StreamSession
 from service.tracing import Lap, current_trace
@@ -31,6 +31,10 @@ MAX_OUTBOX = 256
 """Messages that may wait for a client that does not read; then it is not read either."""
 INLINE_BYTES = 32 * 1024
 """Raw frames up to this size are decoded where they arrive, under a millisecond; larger ones in the pool."""
+
+
+class OtherSideLeft(ConnectionResetError):
+    """The other side has closed the stream itself: nobody will come back to it."""
 
 
 class Channel(Protocol):
@@ -56,6 +60,30 @@ class Channel(Protocol):
         ...
 
 
+class Resumption(Protocol):
+    """Where streams wait whose connection broke, in this process, and how those of other processes are found."""
+
+    def make_token(self) -> str:
+        """Return a token that nobody can guess."""
+        ...
+
+    def watch(self, token: str, driver: StreamDriver) -> None:
+        """A stream is open that another connection may go on with."""
+        ...
+
+    def hold(self, token: str) -> None:
+        """Its connection broke: keep it for a while, then call `StreamDriver.forget`."""
+        ...
+
+    def drop(self, token: str) -> None:
+        """It has ended in good order."""
+        ...
+
+    async def fetch(self, token: str) -> str | None:
+        """Take a stream from wherever it is; None where nobody has it."""
+        ...
+
+
 def limits_of(settings: Settings) -> Limits:
     """Return what streams are held to."""
     return Limits(
@@ -76,13 +104,21 @@ class StreamDriver:
         channel: The other side.
         session_id: Of this stream.
         meter: Counts its sound against whoever sends it.
+        resumption: For streams that another connection may go on with; None where there is no such thing.
 
     Attributes:
         session: What decides.
         close_code: How the stream was closed; None until it is, and where the other side is gone.
     """
 
-    def __init__(self, engine: Engine, channel: Channel, session_id: str, meter: Meter = UNMETERED) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        channel: Channel,
+        session_id: str,
+        meter: Meter = UNMETERED,
+        resumption: Resumption | None = None,
+    ) -> None:
         self._engine = engine
         self._meter = meter
         self._channel = channel
@@ -90,7 +126,11 @@ class StreamDriver:
         self._clock = engine.clock
         specs = {batcher.spec.name: batcher.spec for batcher in self._catalog}
         settings = engine.settings
-        self.session = StreamSession(session_id, specs, self._catalog.default, limits_of(settings), settings.events)
+        self._resumption = resumption
+        self._token = resumption.make_token() if resumption else None
+        self.session = StreamSession(
+            session_id, specs, self._catalog.default, limits_of(settings), settings.events, self._token
+        )
         self.close_code: int | None = None
         self._outbox: asyncio.Queue[ServerMessage | Close] = asyncio.Queue()
         self._changed = asyncio.Event()
@@ -98,6 +138,10 @@ class StreamDriver:
         self._alarm: asyncio.TimerHandle | None = None
         self._alarm_at = 0.0
         self._must_finish = False
+        self._is_parked = False
+        self._is_taken = asyncio.Event()
+        self._fetching: asyncio.Task[None] | None = None
+        self._idle = asyncio.Event()
         self._is_receiving = False
         self._intake: Intake | None = None
         self._trace = current_trace()
@@ -111,25 +155,65 @@ class StreamDriver:
         """
         self._writer = asyncio.create_task(self._write())
         self._reader = asyncio.create_task(self._read())
+        taken = asyncio.create_task(self._is_taken.wait())
+        if self._resumption and self._token:
+            self._resumption.watch(self._token, self)
         try:
             self._perform(self.session.open, query, self._clock())
-            await asyncio.wait([self._writer, self._reader], return_when=asyncio.FIRST_COMPLETED)
-            if self._must_finish and not self._writer.done():
+            await asyncio.wait([self._writer, self._reader, taken], return_when=asyncio.FIRST_COMPLETED)
+            if self._must_finish and not self._writer.done() and not taken.done():
                 await self._finish()
-            if not self.session.is_reading:
-                await asyncio.wait([self._writer])
+            if not self.session.is_reading and not taken.done():
+                await asyncio.wait([self._writer, taken], return_when=asyncio.FIRST_COMPLETED)
         finally:
             if self._alarm:
                 self._alarm.cancel()
-            self._perform(self.session.abandon)
+            self._part()
             if self._intake:
                 self._intake.close()
-            tasks = [self._writer, self._reader, *self._inferences]
+            tasks = [self._writer, self._reader, taken, *([self._fetching] if self._fetching else [])]
+            if not self._is_parked:
+                tasks += self._inferences
             for task in tasks:
                 task.cancel()
             for result in await asyncio.gather(*tasks, return_exceptions=True):
                 if isinstance(result, Exception) and not isinstance(result, OSError):
                     logger.error("the stream failed", exc_info=result)
+
+    def _part(self) -> None:
+        """The connection is over: keep the stream where it broke, else end it."""
+        is_over = self._writer.done() and not self._writer.cancelled() and self._writer.exception() is None
+        if self._reader.done() and not self._reader.cancelled():
+            is_over = is_over or isinstance(self._reader.exception(), OtherSideLeft)
+        if self._resumption and self._token and self.session.is_resumable and not is_over:
+            self._is_parked = True
+            self._note_idle()
+            self._resumption.hold(self._token)
+            return
+        if self._resumption and self._token:
+            self._resumption.drop(self._token)
+        self._perform(self.session.abandon)
+
+    async def give_away(self) -> str | None:
+        """Leave the connection, if there still is one, and return the stream for another; None where it cannot go on.
+
+        It waits until the model has answered for what came.
+        """
+        if not self.session.is_resumable:
+            return None
+        self._is_taken.set()
+        await self._idle.wait()
+        return self.session.snapshot(self._clock())
+
+    def forget(self) -> None:
+        """Nobody came for the stream: what it had is dropped."""
+        for task in self._inferences:
+            task.cancel()
+        self._perform(self.session.abandon)
+
+    def _note_idle(self) -> None:
+        if self._is_parked and not self.session.has_windows:
+            self._idle.set()
 
     def drain(self) -> None:
         """The server is going away."""
@@ -148,6 +232,8 @@ class StreamDriver:
             actions = self.session.fail(_our_fault())
         for action in actions:
             match action:
+                case Send(message) if self._is_parked:
+                    pass  # the session keeps it for whoever goes on
                 case Send(message):
                     self._outbox.put_nowait(message)
                     if isinstance(message, Tags):
@@ -156,6 +242,8 @@ class StreamDriver:
                     task = asyncio.create_task(self._infer(action, self._decoded))
                     self._inferences.add(task)
                     task.add_done_callback(self._inferences.discard)
+                case Resume(token):
+                    self._fetching = asyncio.create_task(self._fetch(token))
                 case FinishAudio():
                     self._must_finish = True
                 case Dropped(reason, seconds):
@@ -166,7 +254,14 @@ class StreamDriver:
         if self._is_receiving and not self.session.is_reading:
             self._reader.cancel()  # it waits for a frame that does not matter any more
         self._changed.set()
-        self._arm()
+        self._note_idle()
+        if not self._is_parked:
+            self._arm()
+
+    async def _fetch(self, token: str) -> None:
+        """Look for the stream that the client wants to go on with."""
+        state = await self._resumption.fetch(token) if self._resumption else None
+        self._perform(self.session.resume, state, self._clock())
 
     def _arm(self) -> None:
         """Set the alarm for the session's next poll.
@@ -221,6 +316,9 @@ class StreamDriver:
 
     async def _read(self) -> None:
         while self.session.is_reading:
+            if self._fetching and not self._fetching.done():
+                await asyncio.wait([self._fetching])
+                continue
             self._is_receiving = True
             try:
                 frame = await self._channel.receive()

@@ -90,6 +90,10 @@ class WindowLedger:
         self._added_end = span.end
         self._entries.append(entry)
 
+    def go_on(self, position: int) -> None:
+        """Whatever is added next tells of sound from a position on."""
+        self._added_end = position
+
     def deadline(self, entry: WindowEntry) -> float | None:
         """Return the clock time after which a window's answer is too late, or None."""
         return None if self._max_lag is None else entry.reference + self._max_lag

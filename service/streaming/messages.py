@@ -57,6 +57,7 @@ class Start(Changeable):
     model: str | None = None
     resume_token: str | None = None
     last_seq: Annotated[int, pydantic.Field(ge=0)] | None = None
+    resume_from: Annotated[float, pydantic.Field(ge=0, allow_inf_nan=False)] | None = None
 
 
 class Update(Changeable):
@@ -214,7 +215,9 @@ class Limits(pydantic.BaseModel):
 
 
 class Ready(ServerMessage):
-    """`ready`: the configuration is complete; sound may come."""
+    """`ready`: the configuration is complete; sound may come, from `resumed_at` on where a stream goes on."""
+
+    left_out_when_none = ("seq", "resume_token", "resumed_at", "missing")
 
     type: Literal["ready"] = "ready"
     session_id: str
@@ -222,6 +225,9 @@ class Ready(ServerMessage):
     model: ModelRef
     limits: Limits
     configuration: StreamConfiguration
+    resume_token: str | None = None
+    resumed_at: float | None = None
+    missing: tuple[tuple[float, float], ...] | None = None
 
 
 class Configured(ServerMessage):

@@ -28,6 +28,18 @@ class Finding:
     message: str
 
 
+@dataclass(frozen=True, slots=True)
+class MonitorState:
+    """A monitor as plain data."""
+
+    in_second: int
+    clipped: int
+    loudest: int
+    silent_seconds: int
+    is_clipping: bool
+    is_rate_checked: bool
+
+
 class SignalMonitor:
     """Looks at every second of a stream; reports each kind of trouble once while it lasts.
 
@@ -44,6 +56,17 @@ class SignalMonitor:
         self._is_clipping = False
         self._is_rate_checked = False
         self._first_seconds: float | None = None
+
+    def snapshot(self) -> MonitorState:
+        """Return what was seen so far."""
+        return MonitorState(
+            self._in_second, self._clipped, self._loudest, self._silent_seconds, self._is_clipping, self._is_rate_checked
+        )
+
+    def restore(self, state: MonitorState) -> None:
+        """Go on where another one stood. The speed at which sound comes is not looked at any more: it was interrupted."""
+        self._in_second, self._clipped, self._loudest = state.in_second, state.clipped, state.loudest
+        self._silent_seconds, self._is_clipping, self._is_rate_checked = state.silent_seconds, state.is_clipping, True
 
     def push(self, samples: Int16Array) -> list[Finding]:
         """Take the next samples (int16 `[n]`) and return what is newly wrong."""

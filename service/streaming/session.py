@@ -16,8 +16,10 @@ samples at the model's rate; seconds appear only in messages.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from enum import Enum, auto
+from typing import Final, cast
 
 from service.errors import (
     BodyTooLarge,
@@ -29,7 +31,7 @@ from service.errors import (
 from service.inference.runner import FloatArray, Int16Array, ModelSpec
 from service.observer import DropReason
 from service.postprocess.event_config import EventConfig
-from service.streaming.actions import Action, Close, Dropped, FinishAudio, Send
+from service.streaming.actions import Action, Close, Dropped, FinishAudio, Resume, Send
 from service.streaming.configuration import ActiveConfiguration, AudioFormat, find_missing, merge_start, resolve_start
 from service.streaming.messages import (
     Configured,
@@ -49,6 +51,12 @@ from service.streaming.messages import (
 )
 from service.streaming.rate import MessageRate
 from service.streaming.sound import StreamSound
+from service.streaming.state import STATE_VERSION, MessageLog, Numbered, SessionState, dump_state, load_state
+
+WARM_UP_SECONDS: Final = 0.5
+"""Of sound that a resampler gets again before the first sample that counts: its filter's length many times over."""
+MAX_GAP_SECONDS: Final = 120.0
+"""A stream is held for less: a client that lacks more of it has lost its count."""
 
 
 class _State(Enum):
@@ -67,10 +75,17 @@ class StreamSession:
         default_model: The one that is used when the client names none.
         limits: What the stream is held to.
         events: What counts as an event where the client says nothing.
+        resume_token: Told to the client, which names it to go on after a break; None where it cannot.
     """
 
     def __init__(
-        self, session_id: str, models: Mapping[str, ModelSpec], default_model: str, limits: Limits, events: EventConfig
+        self,
+        session_id: str,
+        models: Mapping[str, ModelSpec],
+        default_model: str,
+        limits: Limits,
+        events: EventConfig,
+        resume_token: str | None = None,
     ) -> None:
         self._session_id = session_id
         self._models = models
@@ -90,6 +105,11 @@ class StreamSession:
         self._end_error: ServiceError | None = None
         self._close_code = 1000
         self._is_audio_ended = False
+        self._resume_token = resume_token
+        self._is_resuming = False
+        self._log = MessageLog()
+        self._num_repeated = 0
+        self._closed_with: Close | None = None
 
     # What the owner may ask
 
@@ -117,6 +137,16 @@ class StreamSession:
     def is_reading(self) -> bool:
         """Whether frames from the client still matter."""
         return self._state in (_State.CONFIGURING, _State.STREAMING)
+
+    @property
+    def is_resumable(self) -> bool:
+        """Whether another connection may go on with it: `snapshot` has something to say."""
+        return self._resume_token is not None and self._active is not None
+
+    @property
+    def has_windows(self) -> bool:
+        """Whether a window is not answered yet."""
+        return self._sound is not None and self._sound.has_windows
 
     @property
     def received_seconds(self) -> float:
@@ -155,11 +185,47 @@ class StreamSession:
         self._opened_at = self._active_at = now
         try:
             self._given = parse_query(query)
-            if find_missing(self._given) is None:
+            if self._given.resume_token is not None:
+                self._ask_resume(self._given.resume_token)
+            elif find_missing(self._given) is None:
                 self._begin()
         except ServiceError as error:
             self._fail(error)
         return self._take()
+
+    def resume(self, text: str | None, now: float) -> list[Action]:
+        """What was found for `Resume`: the `snapshot` of that stream, or None. It goes on, or a new stream begins."""
+        if not self._is_resuming or self._state is _State.CLOSED:
+            return []
+        self._is_resuming = False
+        self._active_at = now
+        try:
+            state = None if text is None else load_state(text)
+            if state is None or not self._restore(state, now):
+                self._given = self._given.model_copy(update={"resume_token": None, "last_seq": None, "resume_from": None})
+                if find_missing(self._given) is None:
+                    self._begin()
+                self._answer_resume()
+        except ServiceError as error:
+            self._fail(error)
+        self._advance(now)
+        return self._take()
+
+    def snapshot(self, now: float) -> str:
+        """Return the stream as JSON for `resume` of another session. It is over here; every window was answered before."""
+        active = self._configuration
+        state = SessionState(
+            version=STATE_VERSION,
+            configuration=active.to_wire(),
+            model_sha256=active.spec.source_sha256,
+            age_seconds=now - self._opened_at,
+            seq=self._seq or 0,
+            messages=cast(list[Numbered], self._log.tail()),
+            sound=self._sound.snapshot(now) if self._sound else None,
+            close=(self._closed_with.code, self._closed_with.reason) if self._closed_with else None,
+        )
+        self._state = _State.CLOSED
+        return dump_state(state)
 
     def receive_text(self, text: str, now: float) -> list[Action]:
         """A text frame came."""
@@ -231,6 +297,10 @@ class StreamSession:
         """
         if self._state is _State.CLOSED or self._sound is None:
             return []
+        if self._num_repeated:  # it was sent again to warm the resampler up
+            num_known = min(self._num_repeated, len(samples))
+            self._num_repeated -= num_known
+            samples = samples[num_known:]
         for warning in self._sound.push(samples, arrived_at):
             self._send(warning)
         if self.is_reading and self.received_seconds > self._limits.max_stream_seconds:
@@ -321,6 +391,8 @@ class StreamSession:
         if self._seq is not None:
             self._seq += 1
             message = message.model_copy(update={"seq": self._seq})
+            if self._resume_token is not None:
+                self._log.add(message)
         self._actions.append(Send(message))
 
     def _send_error(self, error: ServiceError, *, fatal: bool) -> None:
@@ -339,28 +411,81 @@ class StreamSession:
         """The configuration is complete: say so."""
         active = resolve_start(self._given, self._models, self._default_model, self._event_defaults)
         self._active, self._state = active, _State.STREAMING
-        self._send(
-            Ready(
-                session_id=self._session_id,
-                model=ModelRef(name=active.spec.name, sha256=active.spec.source_sha256),
-                limits=self._limits,
-                configuration=active.to_wire(),
-            )
-        )
+        self._send(self._ready(active))
         self._seq = 0
-        self._answer_resume()
+
+    def _ready(self, active: ActiveConfiguration) -> Ready:
+        return Ready(
+            session_id=self._session_id,
+            model=ModelRef(name=active.spec.name, sha256=active.spec.source_sha256),
+            limits=self._limits,
+            configuration=active.to_wire(),
+            resume_token=self._resume_token,
+        )
+
+    def _ask_resume(self, token: str) -> None:
+        self._is_resuming = True
+        self._actions.append(Resume(token))
 
     def _answer_resume(self) -> None:
-        if self._given.resume_token is not None:
-            self._send(
-                ErrorMessage(
-                    code="resume_unknown",
-                    message="this resume_token is not known here: the stream starts anew",
-                    param="resume_token",
-                    retryable=False,
-                    fatal=False,
-                )
+        self._send(
+            ErrorMessage(
+                code="resume_unknown",
+                message="this resume_token is not known, or what came after last_seq is not kept: a new stream begins",
+                param="resume_token",
+                retryable=False,
+                fatal=False,
             )
+        )
+
+    def _restore(self, state: SessionState, now: float) -> bool:
+        """Go on with a stream, if that is possible: say from where sound is wanted, send what the client has not received."""
+        spec = self._models.get(state.configuration.model)
+        log = MessageLog(state.messages)
+        unsent = log.after(self._given.last_seq or 0, state.seq)
+        if spec is None or spec.source_sha256 != state.model_sha256 or unsent is None:
+            return False
+        given = Start.model_validate(state.configuration.model_dump(mode="json"))
+        active = resolve_start(given, self._models, self._default_model, self._event_defaults)
+        sound: StreamSound | None = None
+        if state.sound is not None:
+            sound = StreamSound(active, self._limits, now - state.sound.age_seconds)
+            try:
+                sound.restore(state.sound)
+            except ValueError:
+                return False
+        received = sound.received_seconds if sound else 0.0
+        wanted_from = self._given.resume_from or 0.0
+        if wanted_from - received > MAX_GAP_SECONDS:
+            return False
+        self._given, self._active, self._sound, self._log = given, active, sound, log
+        self._opened_at, self._state = now - state.age_seconds, _State.STREAMING
+        resumed_at = self._place(wanted_from, now)
+        missing = ((received, resumed_at),) if resumed_at > received else ()
+        self._send(self._ready(active).model_copy(update={"resumed_at": resumed_at, "missing": missing}))
+        self._actions += [Send(message) for message in unsent]
+        self._seq = state.seq
+        if state.close is not None:
+            self._close(*state.close)
+        return True
+
+    def _place(self, wanted_from: float, now: float) -> float:
+        """Return the second from which sound is wanted again, given the earliest that the client has; skip what it lacks."""
+        sound, rate = self._sound, self._configuration.spec.sample_rate
+        received = sound.received_samples if sound else 0
+        position = round(wanted_from * rate)
+        if position > received:
+            if sound is None:
+                sound = self._sound = StreamSound(self._configuration, self._limits, now - wanted_from)
+            sound.skip(position, now)
+            return position / rate
+        raw = self._configuration.audio.raw
+        if raw is None or raw.sample_rate == rate:
+            return received / rate
+        # Samples of both rates coincide at whole seconds.
+        position = max(position, rate * math.floor(max(0.0, received / rate - WARM_UP_SECONDS)))
+        self._num_repeated = received - position
+        return position / rate
 
     def _receive_start(self, start: Start) -> None:
         if self._sound is not None:
@@ -368,7 +493,10 @@ class StreamSession:
         given = merge_start(self._given, start)
         if self._active is None:
             self._given = given
-            self._begin()
+            if start.resume_token is not None:
+                self._ask_resume(start.resume_token)
+            else:
+                self._begin()
             return
         if start.model not in (None, self._active.spec.name):
             raise ProtocolViolation(
@@ -457,5 +585,6 @@ class StreamSession:
         self._close(error.close_code, error.code)
 
     def _close(self, code: int, reason: str) -> None:
-        self._actions.append(Close(code, reason))
+        self._closed_with = Close(code, reason)
+        self._actions.append(self._closed_with)
         self._state = _State.CLOSED

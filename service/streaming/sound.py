@@ -6,19 +6,44 @@ the model's rate.
 
 from __future__ import annotations
 
-from service.audio.windowing import SlidingWindower, Span
+from dataclasses import dataclass
+
+from service.audio.windowing import SlidingWindower, Span, WindowerState
 from service.errors import Overloaded
 from service.inference.runner import FloatArray, Int16Array
 from service.observer import DropReason
-from service.postprocess.events import EventChange, EventDetector
+from service.postprocess.events import DetectorState, EventChange, EventDetector
 from service.postprocess.scores import SCORE_DIGITS
 from service.streaming.actions import Dropped, Infer
 from service.streaming.configuration import ActiveConfiguration
 from service.streaming.ledger import WindowEntry, WindowLedger, WindowState
 from service.streaming.messages import EventMessage, Limits, ServerMessage, TagItem, Tags, Warn
-from service.streaming.monitor import SignalMonitor
+from service.streaming.monitor import MonitorState, SignalMonitor
 
 Outcome = ServerMessage | Infer | Dropped
+
+
+@dataclass(frozen=True, slots=True)
+class SoundState:
+    """The sound of a stream, all of whose windows are answered, as plain data.
+
+    Attributes:
+        age_seconds: Since its first frame came.
+        num_scored: Windows that were answered.
+        dropped_samples: New sound that no window told of.
+        answered_end: Up to where windows have told.
+        windower: Which windows come next.
+        monitor: What is wrong with the sound.
+        detector: What is known of events.
+    """
+
+    age_seconds: float
+    num_scored: int
+    dropped_samples: int
+    answered_end: int
+    windower: WindowerState
+    monitor: MonitorState
+    detector: DetectorState
 
 
 class StreamSound:
@@ -105,6 +130,43 @@ class StreamSound:
         self._detector.configure(active.thresholds, self._windower.received_samples)
         return self.received_seconds
 
+    @property
+    def received_samples(self) -> int:
+        """Sound received or skipped, at the model's rate."""
+        return self._windower.received_samples
+
+    def skip(self, position: int, now: float) -> None:
+        """The sound up to a position never comes. What came before it is scored as at the end of a stream."""
+        self.add_tail(now)
+        self._windower.skip(position)
+        self._ledger.go_on(position)
+        self._answered_end = max(self._answered_end, position)
+
+    def snapshot(self, now: float) -> SoundState:
+        """Return it as plain data; every window is answered."""
+        return SoundState(
+            now - self.first_arrival,
+            self.num_scored,
+            self.dropped_samples,
+            self._answered_end,
+            self._windower.snapshot(),
+            self._monitor.snapshot(),
+            self._detector.snapshot(),
+        )
+
+    def restore(self, state: SoundState) -> None:
+        """Go on where another one, of the same configuration, stood.
+
+        Raises:
+            ValueError: The state does not fit the configuration.
+        """
+        self.num_scored, self.dropped_samples = state.num_scored, state.dropped_samples
+        self._answered_end = state.answered_end
+        self._windower.restore(state.windower)
+        self._ledger.go_on(state.windower.last_end)
+        self._monitor.restore(state.monitor)
+        self._detector.restore(state.detector)
+
     def settle(self, ticket: int, scores: FloatArray | None, now: float, reason: DropReason = "lag") -> None:
         """Take the model's answer for a window; see `WindowLedger.settle`."""
         self._ledger.settle(ticket, scores, now, reason)
@@ -145,7 +207,7 @@ class StreamSound:
     def _drop(self, entry: WindowEntry) -> Dropped:
         new_samples = entry.span.end - entry.previous_end
         self.dropped_samples += new_samples
-        self._answered_end = entry.span.end
+        self._answered_end = max(self._answered_end, entry.span.end)
         return Dropped(entry.drop_reason, new_samples / self._rate)
 
     def _announce(self, late: list[WindowEntry]) -> list[Outcome]:
@@ -165,7 +227,7 @@ class StreamSound:
         assert entry.scores is not None
         span = entry.span
         self.num_scored += 1
-        self._answered_end = span.end
+        self._answered_end = max(self._answered_end, span.end)
         tags = Tags(
             start=span.start / self._rate,
             end=span.end / self._rate,

@@ -15,8 +15,7 @@ from websockets.sync.client import ClientConnection, connect
 
 from service import exit_codes
 from service.errors import SettingsError
-from service.settings_source import load_settings
-from service.supervisor import divide_settings, prepare_metrics_folder
+from service.supervisor import prepare_metrics_folder
 from tests.support.process import ServiceProcess, running
 
 APP = "tests.support.tiny_app"
@@ -37,15 +36,17 @@ def gauge(service: ServiceProcess, name: str) -> float:
 
 
 def test_the_workers_share_the_address_and_the_limits_and_see_a_gpu_each(tmp_path: Path) -> None:
-    with running(APP, cwd=tmp_path, environ=TWO | {"SONOTAG_GPUS": "3,1"}) as service:
+    with running(APP, cwd=tmp_path, environ=TWO | {"SONOTAG_GPUS": "3,1", "SONOTAG_MAX_STREAMS": "3"}) as service:
         url = service.wait_ready()
-        seen: dict[int, int] = {}
-        for _ in range(500):
-            answer = httpx.get(url + "/pid").json()
-            seen[answer["pid"]] = answer["max_streams"]
-            if len(seen) == 2:
+        assert httpx.get(url + "/pid").json()["limit"] == 3
+        seen: set[int] = set()
+        for holder in range(500):
+            answer = httpx.post(url + f"/places/{holder}").json()
+            assert answer["is_granted"] == (holder < 3), "counted together, whichever worker is asked"
+            seen.add(answer["pid"])
+            if len(seen) == 2 and holder >= 3:
                 break
-        assert sorted(seen.values()) == [50, 51]
+        assert len(seen) == 2
         assert service.pid not in seen
         environs = [Path(f"/proc/{pid}/environ").read_text().split("\0") for pid in seen]
         shown = {line for environ in environs for line in environ if line.startswith("CUDA_VISIBLE_DEVICES=")}
@@ -77,6 +78,7 @@ def test_a_killed_worker_is_replaced_and_its_live_gauges_go(tmp_path: Path) -> N
         service.wait_ready()
         streams = [open_stream(service, stack) for _ in range(8)]
         victim = streams[0][1]
+        holders = [httpx.post(service.url + f"/places/{holder}").json()["pid"] for holder in range(8)]
         lost = [stream for stream, pid in streams if pid == victim]
         os.kill(victim, signal.SIGKILL)
         service.wait_for_line(rf"a worker died .*pid={victim} code=-9")
@@ -85,6 +87,8 @@ def test_a_killed_worker_is_replaced_and_its_live_gauges_go(tmp_path: Path) -> N
                 stream.recv()
         assert not list(folder.glob(f"gauge_live*_{victim}.db"))
         assert gauge(service, "sonotag_streams_open") == len(streams) - len(lost)
+        left = [pid for pid in holders if pid != victim]
+        assert httpx.get(service.url + "/pid").json()["taken"] == len(left), "what the dead worker held is free again"
         # The replacement answers on the same address.
         known = {pid for _, pid in streams}
         pids = (httpx.get(service.url + "/pid").json()["pid"] for _ in range(100_000))
@@ -159,13 +163,6 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     environ = {"PROMETHEUS_MULTIPROC_DIR": ""}
     assert prepare_metrics_folder(environ) is None
     assert environ == {}, "the library takes an empty name for one"
-
-
-def test_streams_are_divided_without_losing_any() -> None:
-    settings = load_settings({"workers": "3", "max_streams": "11"})
-    assert [divide_settings(settings, index).max_streams for index in range(3)] == [4, 4, 3]
-    few = load_settings({"workers": "3", "max_streams": "1"})
-    assert [divide_settings(few, index).max_streams for index in range(3)] == [1, 1, 1]
 
 
 def test_the_supervisor_itself_loads_neither_models_nor_the_web_framework() -> None:

@@ -61,6 +61,10 @@ class ServiceProcess:
             self._events.put(line)
         self._events.put(None)
 
+    def children(self) -> list[int]:
+        """Return the ids of the processes that it has started and that live."""
+        return [int(pid) for pid in Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()]
+
     def wait_for_line(self, pattern: str) -> re.Match[str]:
         """Return the first line, of those not yet waited past, on either output that matches."""
         ended = 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from collections import deque
@@ -16,6 +17,12 @@ from service.labels import LabelSet
 LABELS = ("Silence", "Speech", "Music", "Dog")
 LEVEL_STEP = 1000
 """Label i is heard in the samples whose magnitude rounds to i times this."""
+OUT_OF_MEMORY = (
+    "[ONNXRuntimeError] : 6 : RUNTIME_EXCEPTION : Non-zero status code returned while running MatMul node. Status Message: "
+    "/onnxruntime_src/onnxruntime/core/framework/bfc_arena.cc:376 void* onnxruntime::BFCArena::AllocateRawInternal(size_t, "
+    "bool, onnxruntime::Stream*) Failed to allocate memory for requested buffer of size 3221225472"
+)
+"""What onnxruntime says where CUDA has no memory left."""
 WAIT_SECONDS = 30.0
 """How long a test waits for another thread before it fails; never reached when all is well."""
 
@@ -174,6 +181,28 @@ class FakeRunner:
 
     def close(self) -> None:
         self.closed = True
+
+
+class IllRunner(FakeRunner):
+    """A model that is made ill by what it hears: `HANG` in a window and it never comes back, `FAIL` and it raises.
+
+    For services in processes of their own, whose runner no test can hold in its hand.
+    """
+
+    HANG = 7001
+    FAIL = 7002
+    NO_MEMORY = 7003
+    """A batch of more than one window that holds this does not fit into memory."""
+
+    def run(self, waveform: Int16Array, lengths: Int64Array, *, embedding: bool) -> ModelOutput:
+        if (waveform == self.HANG).any():
+            print("the model hangs now", file=sys.stderr, flush=True)
+            threading.Event().wait()
+        if (waveform == self.FAIL).any():
+            raise RuntimeError("this sound makes it ill")
+        if len(lengths) > 1 and (waveform == self.NO_MEMORY).any():
+            raise RuntimeError(OUT_OF_MEMORY)
+        return super().run(waveform, lengths, embedding=embedding)
 
 
 class ForgetfulRunner(FakeRunner):

@@ -10,7 +10,7 @@ import numpy as np
 from service.errors import ServiceError
 from service.inference.runner import Int16Array, ModelSpec
 from service.postprocess.event_config import EventConfig
-from service.streaming.actions import Action, Close, Dropped, FinishAudio, Infer, Send
+from service.streaming.actions import Action, Close, Dropped, FinishAudio, Infer, Resume, Send
 from service.streaming.messages import Limits
 from service.streaming.session import StreamSession
 from tests.support.runners import expected_scores, make_spec
@@ -26,6 +26,7 @@ class DrivenSession:
         query: The query string's fields; None leaves the session unopened.
         models: The served models; one fake by default.
         limits: What the stream is held to.
+        kept: The states that can be gone on with, by token.
     """
 
     def __init__(
@@ -34,9 +35,11 @@ class DrivenSession:
         *,
         models: Mapping[str, ModelSpec] | None = None,
         limits: Limits = LIMITS,
+        kept: Mapping[str, str] | None = None,
     ) -> None:
         models = models or {"fake": make_spec()}
-        self.session = StreamSession("session", models, next(iter(models)), limits, EventConfig())
+        self.session = StreamSession("session", models, next(iter(models)), limits, EventConfig(), "token")
+        self.kept = kept or {}
         self.now = 100.0
         self.messages: list[dict[str, Any]] = []
         self.wire: list[str] = []
@@ -56,6 +59,8 @@ class DrivenSession:
                     self.messages.append(message.model_dump(by_alias=True, mode="json"))
                 case Infer():
                     self.waiting.append(action)
+                case Resume(token):
+                    self.do(self.session.resume(self.kept.get(token), self.now))
                 case FinishAudio():
                     self.must_finish = True
                 case Dropped():
@@ -90,6 +95,16 @@ class DrivenSession:
             infer = self.waiting.pop(0)
             self.do(self.session.receive_scores(infer.ticket, expected_scores(infer.waveform), self.now))
             count = None if count is None else count - 1
+
+    def break_off(self, last_seq: int, **query: str) -> DrivenSession:
+        """The connection breaks, the model answers for what came, and another one goes on, of which a client has so many."""
+        self.answer()
+        state = self.session.snapshot(self.now)
+        resumed = DrivenSession(None, kept={"token": state})
+        resumed.now = self.now
+        given = {"resume_token": "token", "last_seq": str(last_seq), **query}
+        resumed.do(resumed.session.open(list(given.items()), resumed.now))
+        return resumed
 
     def poll(self, at: float) -> None:
         self.now = at

@@ -15,6 +15,9 @@ from fastapi import FastAPI, Response, WebSocket
 
 from service.errors import BundleError
 from service.exit_codes import START
+from service.keeper.client import KeeperClient, LocalKeeper
+from service.keeper.keeper import Keeper
+from service.keeper.topics import COUNT_PLACES, LEAVE_PLACE, TAKE_PLACE, LeavePlace, Nothing, TakePlace
 from service.lifecycle import Lifecycle
 from service.logs import configure_logging
 from service.metrics import Metrics
@@ -25,17 +28,20 @@ from service.supervisor import run_supervisor
 from service.worker import run_worker
 
 
-def create_app(settings: Settings) -> FastAPI:
+def create_app(settings: Settings, *, keeper: KeeperClient | None = None) -> FastAPI:
+    asked = keeper or LocalKeeper(Keeper(settings))
     lifecycle = Lifecycle()
     metrics = Metrics()
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        await asked.start()
         if os.environ.get("TINY_FAIL"):
             lifecycle.fail(BundleError("the bundle is altered"))
         else:
             lifecycle.mark_ready()
         yield
+        await asked.close()
         print("lifespan over", file=sys.stderr)
 
     app = FastAPI(lifespan=lifespan)
@@ -48,7 +54,17 @@ def create_app(settings: Settings) -> FastAPI:
 
     @app.get("/pid")
     async def pid() -> dict[str, int]:
-        return {"pid": os.getpid(), "max_streams": settings.max_streams}
+        places = await asked.ask(COUNT_PLACES, Nothing())
+        return {"pid": os.getpid(), "taken": places.taken, "limit": places.limit}
+
+    @app.post("/places/{holder}")
+    async def take(holder: str) -> dict[str, int]:
+        place = await asked.ask(TAKE_PLACE, TakePlace(holder=holder))
+        return {"pid": os.getpid(), "is_granted": place.is_granted}
+
+    @app.delete("/places/{holder}")
+    async def leave(holder: str) -> None:
+        asked.tell(LEAVE_PLACE, LeavePlace(holder=holder))
 
     @app.get("/metrics")
     async def page() -> Response:

@@ -117,9 +117,6 @@ def test_the_same_weights_under_another_name_are_the_same_model() -> None:
     assert find_difference(make_measurement(cores=2), make_spec(name="other"), workers=1, cores=2) is None
 
 
-def test_workers_share_what_is_measured_and_what_is_set() -> None:
-    whole = settings(workers=3)
-    assert [whole.of_worker(index).share_of(11) for index in range(3)] == [4, 4, 3]
-    assert [whole.of_worker(index).share_of(2) for index in range(3)] == [1, 1, 1]
-    assert not whole.of_worker(1).is_stream_limit_set, "dividing the default is no choice"
-    assert settings(workers=3, max_streams=9).of_worker(1).is_stream_limit_set
+def test_a_default_is_no_choice_of_a_limit() -> None:
+    assert not settings(workers=3).is_stream_limit_set
+    assert settings(workers=3, max_streams=9).is_stream_limit_set

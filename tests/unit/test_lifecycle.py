@@ -137,3 +137,16 @@ def test_a_start_that_fails_or_is_ended_was_never_ready() -> None:
     Lifecycle(told.append).fail(BundleError("bundle 'tiny' is altered"))
     Lifecycle(told.append).begin_drain()
     assert told == []
+
+
+def test_a_service_that_breaks_is_not_ready_says_why_and_drains() -> None:
+    told: list[str] = []
+    lifecycle = ready_lifecycle()
+    with lifecycle.admit(lambda: told.append("drain")):
+        lifecycle.break_down("model 'tiny' does not answer")
+        lifecycle.break_down("something else")
+        assert told == ["drain"]
+        assert not lifecycle.is_ready
+        assert lifecycle.breakdown == "model 'tiny' does not answer"
+        with pytest.raises(NotReady, match="model 'tiny' does not answer; this worker is being replaced"):
+            lifecycle.check_ready()

@@ -184,7 +184,7 @@ def test_workers_are_added_up_and_a_dead_workers_live_gauges_go(tmp_path: Path) 
         assert value(metrics, "sonotag_stage_duration_seconds_count", stage="infer") == 2
         assert value(metrics, "sonotag_window_lag_seconds_bucket", le="0.5") == 2
         assert value(metrics, "sonotag_workers") == value(metrics, "sonotag_workers_ready") == 2
-        assert value(metrics, "sonotag_streams_limit") == 100
+        assert value(metrics, "sonotag_streams_limit") == 50
         assert value(metrics, "sonotag_queue_limit_windows", model="tiny") == 20
         assert value(metrics, "sonotag_window_lag_limit_seconds") == 2
         assert value(metrics, "sonotag_model_fallback", model="tiny") == 1

@@ -1,0 +1,133 @@
+"""What holds for the whole service, in one place: in the supervisor, or in the one process there is."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final, Protocol, TypeVar
+
+from service.errors import Unavailable
+from service.keeper.desk import Desk
+from service.keeper.link import ASK_SECONDS
+from service.keeper.places import StreamPlaces
+from service.keeper.topics import (
+    COUNT_PLACES,
+    FETCH_STREAM,
+    GIVE_STREAM,
+    HELLO,
+    LEAVE_PLACE,
+    TAKE_PLACE,
+    VERSION,
+    Hello,
+    LeavePlace,
+    Message,
+    Nothing,
+    Place,
+    Places,
+    StreamState,
+    StreamToken,
+    TakePlace,
+    Topic,
+    Welcome,
+)
+from service.settings import Settings
+
+Q = TypeVar("Q", bound=Message)
+A = TypeVar("A", bound=Message)
+
+
+GIVE_SECONDS: Final = 8.0
+"""For the model to answer for what a stream had sent before its connection broke."""
+
+
+class Port(Protocol):
+    """A way to a worker."""
+
+    async def ask(self, topic: Topic[Q, A], question: Q, *, seconds: float = ASK_SECONDS) -> A:
+        """Ask the worker.
+
+        Raises:
+            Unavailable: It is gone or does not answer in time.
+        """
+        ...
+
+
+class Keeper:
+    """Answers for the whole service. Its methods belong to one event loop.
+
+    Args:
+        settings: The whole service's settings.
+
+    Attributes:
+        desk: Who answers what workers ask.
+        places: The live streams.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.desk = Desk()
+        self.places = StreamPlaces(settings.max_streams)
+        self._ports: dict[int, Port] = {}
+        self.desk.add(HELLO, _greet)
+        self.desk.add(TAKE_PLACE, self._take_place)
+        self.desk.add(LEAVE_PLACE, self._leave_place)
+        self.desk.add(COUNT_PLACES, self._count_places)
+        self.desk.add(FETCH_STREAM, self._fetch_stream)
+
+    def join(self, worker: int, port: Port) -> None:
+        """A worker is there."""
+        self._ports[worker] = port
+
+    def leave(self, worker: int) -> None:
+        """A worker is dead: what it held is free again."""
+        self._ports.pop(worker, None)
+        self.places.forget(worker)
+
+    async def ask_worker(self, worker: int, topic: Topic[Q, A], question: Q, *, seconds: float = ASK_SECONDS) -> A:
+        """Ask one worker.
+
+        Raises:
+            Unavailable: It is gone or does not answer in time.
+        """
+        port = self._ports.get(worker)
+        if port is None:
+            raise Unavailable(f"worker {worker} is gone")
+        return await port.ask(topic, question, seconds=seconds)
+
+    async def ask_all(self, topic: Topic[Q, A], question: Q, *, seconds: float = ASK_SECONDS) -> dict[int, A | Unavailable]:
+        """Ask every worker at once; one that is gone or does not answer in time has the error in place of its answer."""
+        workers = tuple(self._ports)
+        answers = await asyncio.gather(
+            *(self.ask_worker(worker, topic, question, seconds=seconds) for worker in workers), return_exceptions=True
+        )
+        outcome: dict[int, A | Unavailable] = {}
+        for worker, answer in zip(workers, answers, strict=True):
+            if isinstance(answer, BaseException) and not isinstance(answer, Unavailable):
+                raise answer
+            outcome[worker] = answer
+        return outcome
+
+    def _take_place(self, worker: int, question: TakePlace) -> Place:
+        if question.limit is not None:
+            self.places.limit = question.limit
+        is_granted = self.places.take(worker, question.holder)
+        return Place(is_granted=is_granted, taken=self.places.taken, limit=self.places.limit)
+
+    def _leave_place(self, worker: int, question: LeavePlace) -> Nothing:
+        self.places.leave(worker, question.holder)
+        return Nothing()
+
+    def _count_places(self, _worker: int, _question: Nothing) -> Places:
+        return Places(taken=self.places.taken, limit=self.places.limit)
+
+    async def _fetch_stream(self, _worker: int, question: StreamToken) -> StreamState:
+        """Ask the worker whose number the token begins with; one that is dead has taken its streams along."""
+        digits = question.token.partition(".")[0]
+        if not (digits.isascii() and digits.isdecimal()) or int(digits) not in self._ports:
+            return StreamState(state=None)
+        try:
+            return await self.ask_worker(int(digits), GIVE_STREAM, question, seconds=GIVE_SECONDS)
+        except Unavailable:
+            return StreamState(state=None)
+
+
+def _greet(worker: int, _hello: Hello) -> Welcome:
+    return Welcome(version=VERSION, worker=worker)

@@ -1,0 +1,111 @@
+"""What can be asked, by workers of the keeper and by the keeper of workers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, Generic, TypeVar
+
+import pydantic
+
+VERSION: Final = 1
+"""Of all messages together. Both ends are one installation, but one may be older: an upgrade replaces files under a supervisor
+that goes on, and its next worker is a new one."""
+
+
+class Message(pydantic.BaseModel):
+    """What goes over the socket, as JSON; bytes in base64."""
+
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid", ser_json_bytes="base64", val_json_bytes="base64")
+
+
+class Nothing(Message):
+    """There is nothing to say."""
+
+
+Q = TypeVar("Q", bound=Message)
+A = TypeVar("A", bound=Message)
+
+
+@dataclass(frozen=True, slots=True)
+class Topic(Generic[Q, A]):
+    """One thing that can be asked.
+
+    Attributes:
+        name: On the wire; one word.
+        question: What is asked with.
+        answer: What is answered with.
+    """
+
+    name: str
+    question: type[Q]
+    answer: type[A]
+
+
+class Hello(Message):
+    """The first thing a worker says."""
+
+    version: int
+
+
+class Welcome(Message):
+    """Whether worker and keeper understand each other, and the worker's number."""
+
+    version: int
+    worker: int
+
+
+HELLO: Final = Topic("hello", Hello, Welcome)
+PING: Final = Topic("ping", Nothing, Nothing)
+"""To workers: whether their event loop still turns."""
+
+
+class TakePlace(Message):
+    """A stream asks for its place; asked twice for one holder it is one place. The workers know how many there are once their
+    models are loaded (a measurement may say so); without `limit` it is SONOTAG_MAX_STREAMS."""
+
+    holder: str
+    limit: int | None = None
+
+
+class Place(Message):
+    """Whether the stream has a place, and how many of how many are taken now."""
+
+    is_granted: bool
+    taken: int
+    limit: int
+
+
+class LeavePlace(Message):
+    """A stream gives its place back; it may have none."""
+
+    holder: str
+
+
+class Places(Message):
+    """How many live streams are open in the whole service, and how many may be."""
+
+    taken: int
+    limit: int
+
+
+TAKE_PLACE: Final = Topic("take_place", TakePlace, Place)
+LEAVE_PLACE: Final = Topic("leave_place", LeavePlace, Nothing)
+COUNT_PLACES: Final = Topic("count_places", Nothing, Places)
+
+
+class StreamToken(Message):
+    """The token of a live stream that another connection wants to go on with."""
+
+    token: str
+
+
+class StreamState(Message):
+    """The stream as `service.streaming.state` writes it; None where nobody has it."""
+
+    state: str | None
+
+
+FETCH_STREAM: Final = Topic("fetch_stream", StreamToken, StreamState)
+"""To the keeper, which asks the worker that the token names."""
+GIVE_STREAM: Final = Topic("give_stream", StreamToken, StreamState)
+"""To that worker."""

@@ -1,0 +1,92 @@
+"""Live streams whose connection broke, kept for a while for another connection in whichever worker takes it.
+
+The worker that had a stream keeps it, with its state as it is: nothing is copied for a stream that nobody comes back for.
+Whoever takes the new connection asks the keeper, which asks the worker that the token names (`service.keeper`). A client may be
+back before its old connection is known to be broken: then that one is left first. With the worker its streams are gone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from dataclasses import dataclass
+
+from service.errors import Unavailable
+from service.keeper.client import KeeperClient
+from service.keeper.keeper import GIVE_SECONDS
+from service.keeper.topics import FETCH_STREAM, GIVE_STREAM, StreamState, StreamToken
+from service.streaming.driver import StreamDriver
+
+MAX_TOKEN_CHARACTERS = 100
+
+
+@dataclass(slots=True)
+class _Kept:
+    driver: StreamDriver
+    expiry: asyncio.TimerHandle | None = None
+
+
+class StreamParking:
+    """A `Resumption` for one worker. Its methods belong to the event loop.
+
+    Args:
+        keeper: Finds the streams of other workers.
+        keep_seconds: How long a stream is kept (SONOTAG_RESUME_SECONDS).
+    """
+
+    def __init__(self, keeper: KeeperClient, keep_seconds: float) -> None:
+        self._keeper = keeper
+        self._seconds = keep_seconds
+        self._kept: dict[str, _Kept] = {}
+        keeper.desk.add(GIVE_STREAM, self._give)
+
+    @property
+    def num_held(self) -> int:
+        """Streams that wait for their clients."""
+        return sum(kept.expiry is not None for kept in self._kept.values())
+
+    def make_token(self) -> str:
+        """See `Resumption`."""
+        return f"{self._keeper.worker}.{secrets.token_urlsafe(18)}"
+
+    def watch(self, token: str, driver: StreamDriver) -> None:
+        """See `Resumption`."""
+        self._kept[token] = _Kept(driver)
+
+    def hold(self, token: str) -> None:
+        """See `Resumption`."""
+        if kept := self._kept.get(token):
+            kept.expiry = asyncio.get_running_loop().call_later(self._seconds, self._expire, token)
+
+    def drop(self, token: str) -> None:
+        """See `Resumption`."""
+        self._kept.pop(token, None)
+
+    async def fetch(self, token: str) -> str | None:
+        """See `Resumption`."""
+        if len(token) > MAX_TOKEN_CHARACTERS:
+            return None
+        try:
+            answer = await self._keeper.ask(FETCH_STREAM, StreamToken(token=token), seconds=GIVE_SECONDS + 1)
+        except Unavailable:
+            return None  # without the supervisor nobody can be asked
+        return answer.state
+
+    async def _give(self, _asker: int, question: StreamToken) -> StreamState:
+        kept = self._kept.pop(question.token, None)
+        if kept is None:
+            return StreamState(state=None)
+        if kept.expiry is not None:
+            kept.expiry.cancel()
+        return StreamState(state=await kept.driver.give_away())
+
+    def close(self) -> None:
+        """The process ends: nobody can come back to what is kept."""
+        for token, kept in list(self._kept.items()):
+            if kept.expiry is not None:
+                kept.expiry.cancel()
+                self._expire(token)
+
+    def _expire(self, token: str) -> None:
+        if kept := self._kept.pop(token, None):
+            kept.driver.forget()

@@ -1,0 +1,244 @@
+from __future__ import annotations
+
+import asyncio
+import socket
+import struct
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+
+from service.errors import StartError, Unavailable
+from service.keeper.client import KeeperClient, LinkedKeeper, LocalKeeper
+from service.keeper.keeper import Keeper
+from service.keeper.link import MAX_FRAME_BYTES, Link
+from service.keeper.places import StreamPlaces
+from service.keeper.topics import (
+    COUNT_PLACES,
+    HELLO,
+    LEAVE_PLACE,
+    TAKE_PLACE,
+    Hello,
+    LeavePlace,
+    Message,
+    Nothing,
+    TakePlace,
+    Topic,
+    Welcome,
+)
+from service.settings import Settings
+
+SETTINGS = Settings(_env_file=None, max_streams=2)  # type: ignore[call-arg]
+
+
+class Sound(Message):
+    samples: bytes
+
+
+ECHO = Topic("echo", Sound, Sound)
+STUCK = Topic("stuck", Nothing, Nothing)
+BROKEN = Topic("broken", Nothing, Nothing)
+
+
+async def wait_for_ever(_worker: int, _question: Nothing) -> Nothing:
+    await asyncio.Event().wait()
+    return Nothing()
+
+
+def break_down(_worker: int, _question: Nothing) -> Nothing:
+    raise ZeroDivisionError
+
+
+def make_keeper() -> Keeper:
+    keeper = Keeper(SETTINGS)
+    keeper.desk.add(ECHO, lambda _worker, sound: sound)
+    keeper.desk.add(STUCK, wait_for_ever)
+    keeper.desk.add(BROKEN, break_down)
+    return keeper
+
+
+@asynccontextmanager
+async def linked(keeper: Keeper, number: int) -> AsyncIterator[tuple[LinkedKeeper, Link]]:
+    """A worker's end and the supervisor's, on a real socketpair."""
+    ours, theirs = socket.socketpair()
+    link = Link(ours, keeper.desk, number)
+    client = LinkedKeeper(theirs)
+    await link.start()
+    keeper.join(number, link)
+    await client.start()
+    try:
+        yield client, link
+    finally:
+        keeper.leave(number)
+        await client.close()
+        await link.close()
+
+
+@asynccontextmanager
+async def local(keeper: Keeper) -> AsyncIterator[LocalKeeper]:
+    client = LocalKeeper(keeper)
+    await client.start()
+    try:
+        yield client
+    finally:
+        await client.close()
+
+
+@asynccontextmanager
+async def either(kind: str, keeper: Keeper) -> AsyncIterator[KeeperClient]:
+    if kind == "local":
+        async with local(keeper) as client:
+            yield client
+    else:
+        async with linked(keeper, 1) as (client, _):
+            yield client
+
+
+BOTH = pytest.mark.parametrize("kind", ["local", "linked"])
+
+
+@BOTH
+async def test_places_are_granted_up_to_the_limit_and_given_back(kind: str) -> None:
+    async with either(kind, make_keeper()) as client:
+        assert (await client.ask(TAKE_PLACE, TakePlace(holder="a"))).is_granted
+        assert (await client.ask(TAKE_PLACE, TakePlace(holder="a"))).taken == 1, "asked twice it is one place"
+        assert (await client.ask(TAKE_PLACE, TakePlace(holder="b"))).is_granted
+        refusal = await client.ask(TAKE_PLACE, TakePlace(holder="c"))
+        assert (refusal.is_granted, refusal.taken, refusal.limit) == (False, 2, 2)
+        client.tell(LEAVE_PLACE, LeavePlace(holder="a"))
+        client.tell(LEAVE_PLACE, LeavePlace(holder="never held"))
+        assert (await client.ask(COUNT_PLACES, Nothing())).taken == 1, "what is told is done before what is asked next"
+
+
+@BOTH
+async def test_bytes_come_back_as_they_went(kind: str) -> None:
+    async with either(kind, make_keeper()) as client:
+        sound = Sound(samples=bytes(range(256)) * 4000)
+        assert await client.ask(ECHO, sound) == sound
+
+
+@BOTH
+async def test_an_answer_that_does_not_come_in_time_is_an_error(kind: str) -> None:
+    async with either(kind, make_keeper()) as client:
+        with pytest.raises(Unavailable, match=r"0\.01 s \(stuck\)"):
+            await client.ask(STUCK, Nothing(), seconds=0.01)
+        client.tell(STUCK, Nothing())
+        assert (await client.ask(COUNT_PLACES, Nothing())).taken == 0, "one that hangs holds up no other"
+
+
+@BOTH
+async def test_a_handler_that_breaks_fails_its_question_and_no_other(kind: str, caplog: pytest.LogCaptureFixture) -> None:
+    async with either(kind, make_keeper()) as client:
+        with pytest.raises(Unavailable, match="its log says why"):
+            await client.ask(BROKEN, Nothing())
+        client.tell(BROKEN, Nothing())
+        assert (await client.ask(COUNT_PLACES, Nothing())).taken == 0
+    assert caplog.text.count("could not be answered: broken") == 2
+
+
+@BOTH
+async def test_the_keeper_asks_its_workers_too(kind: str) -> None:
+    keeper = make_keeper()
+    async with either(kind, keeper) as client:
+        client.desk.add(Topic("pid", Nothing, Sound), lambda asker, _: Sound(samples=bytes([asker])))
+        answers = await keeper.ask_all(Topic("pid", Nothing, Sound), Nothing())
+        assert list(answers.values()) == [Sound(samples=b"\0")]
+    with pytest.raises(Unavailable, match="is gone"):
+        await keeper.ask_worker(next(iter(answers)), ECHO, Sound(samples=b""))
+
+
+async def test_a_worker_that_hangs_is_an_error_among_the_answers() -> None:
+    keeper = make_keeper()
+    async with linked(keeper, 1) as (good, _), linked(keeper, 2) as (bad, _):
+        good.desk.add(STUCK, lambda _asker, _question: Nothing())
+        bad.desk.add(STUCK, wait_for_ever)
+        answers = await keeper.ask_all(STUCK, Nothing(), seconds=0.05)
+        assert answers[1] == Nothing()
+        assert isinstance(answers[2], Unavailable)
+
+
+async def test_the_places_of_a_dead_worker_are_free_again() -> None:
+    keeper = make_keeper()
+    async with linked(keeper, 1) as (first, _):
+        async with linked(keeper, 2) as (second, _):
+            for client, holder in ((first, "a"), (second, "b")):
+                assert (await client.ask(TAKE_PLACE, TakePlace(holder=holder))).is_granted
+        assert (await first.ask(COUNT_PLACES, Nothing())).taken == 1
+
+
+async def test_whoever_waits_is_told_when_the_supervisor_dies() -> None:
+    async with linked(make_keeper(), 1) as (client, link):
+        asking = asyncio.create_task(client.ask(STUCK, Nothing()))
+        await client.ask(COUNT_PLACES, Nothing())
+        await link.close()
+        with pytest.raises(Unavailable, match="is gone"):
+            await asking
+        with pytest.raises(Unavailable, match="is gone"):
+            await client.ask(COUNT_PLACES, Nothing())
+        client.tell(LEAVE_PLACE, LeavePlace(holder="a"))
+
+
+async def test_a_supervisor_of_another_version_is_refused() -> None:
+    ours, theirs = socket.socketpair()
+    keeper = Keeper(SETTINGS)
+    other = make_keeper().desk.__class__()
+    other.add(HELLO, lambda _worker, _hello: Welcome(version=99, worker=1))
+    link, client = Link(ours, other, 1), LinkedKeeper(theirs)
+    await link.start()
+    with pytest.raises(StartError, match="speaks version 99"):
+        await client.start()
+    await client.close()
+    await link.close()
+    assert await keeper.desk.ask(HELLO, 0, Hello(version=1)) != Welcome(version=99, worker=0)
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        struct.pack(">I", MAX_FRAME_BYTES + 1),
+        struct.pack(">I", 4) + b"what",
+        struct.pack(">I", 9) + b"shout 1 a",
+        struct.pack(">I", 7) + b"ask x a",
+        struct.pack(">I", 4) + b"\xff 1 a",
+    ],
+)
+async def test_what_is_no_frame_ends_the_link(frame: bytes, caplog: pytest.LogCaptureFixture) -> None:
+    ours, theirs = socket.socketpair()
+    link = Link(ours, make_keeper().desk, 1)
+    await link.start()
+    with theirs:
+        theirs.sendall(frame)
+        theirs.settimeout(30)
+        assert await asyncio.to_thread(theirs.recv, 1) == b""
+    assert not link.is_open
+    assert "the link to another process of the service broke" in caplog.text
+    await link.close()
+
+
+async def test_what_nobody_answers_and_what_is_no_question_fail_alone(caplog: pytest.LogCaptureFixture) -> None:
+    async with linked(make_keeper(), 1) as (client, _):
+        for name in ("nothing_such", "take_place"):
+            with pytest.raises(Unavailable, match="its log says why"):
+                await client.ask(Topic(name, Nothing, Nothing), Nothing())
+        assert (await client.ask(COUNT_PLACES, Nothing())).taken == 0
+    assert "KeyError" in caplog.text
+    assert "ValidationError" in caplog.text
+
+
+def test_a_topic_has_one_handler() -> None:
+    keeper = make_keeper()
+    with pytest.raises(ValueError, match="echo has a handler"):
+        keeper.desk.add(ECHO, lambda _worker, sound: sound)
+
+
+def test_places_never_exceed_the_limit_whoever_takes_and_leaves() -> None:
+    places = StreamPlaces(3)
+    for turn in range(200):
+        places.take(turn % 4, str(turn % 7))
+        assert places.taken <= 3
+        places.leave(turn % 3, str(turn % 5))
+        if turn % 11 == 0:
+            places.forget(turn % 4)
+    for worker in range(4):
+        places.forget(worker)
+    assert places.taken == 0
