@@ -15,7 +15,7 @@ from bench.report import MARKDOWN_FILE, to_markdown, write_report
 from export.errors import ExportError
 from service import exit_codes
 from service.errors import SonotagError, StartError
-from service.inference.providers import find_cuda_obstacle
+from service.inference.providers import find_obstacle
 from service.settings import EMBEDDED_BUNDLE
 
 CHECKPOINT = REPOSITORY / "export" / "checkpoints" / "ast-tiny-16-16-5s"
@@ -71,7 +71,7 @@ def choose_device(wanted: str) -> str:
     if wanted == "cpu":
         return "cpu"
     obstacle = None if torch.cuda.is_available() else "torch has no CUDA here"
-    obstacle = obstacle or find_cuda_obstacle()
+    obstacle = obstacle or find_obstacle("cuda")
     if obstacle and wanted == "cuda":
         raise StartError(f"--device is cuda: {obstacle}")
     return "cpu" if obstacle else "cuda"

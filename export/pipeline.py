@@ -25,7 +25,7 @@ from export.verify import enforce, golden_tolerance
 from service.errors import StartError
 from service.inference.bundle import MANIFEST_FILE, Manifest, Parity, ParityCheck, open_bundle
 from service.inference.onnx_runner import OnnxRunner
-from service.inference.providers import find_cuda_obstacle
+from service.inference.providers import find_obstacle
 from service.inference.runner import Precision, Provider
 
 Tell = Callable[[str], None]
@@ -172,7 +172,7 @@ def _build(material: _Material, precision: Precision, operators: OperatorSet) ->
 
 
 def _check(material: _Material, precision: Precision, path: Path, operators: OperatorSet, detail: Tell) -> GraphFile:
-    provider: Provider = "cuda" if precision == "fp16" and find_cuda_obstacle() is None else "cpu"
+    provider: Provider = "cuda" if precision == "fp16" and find_obstacle("cuda") is None else "cpu"
     graph = Graph(path, provider)
     longest_first = material.lengths[::-1]
     checks = [check for length in longest_first for check in length.check(graph, precision)]

@@ -140,10 +140,15 @@ class Settings(BaseSettings):
         description="Models to serve, name=folder,...; the first is the default model. By default the embedded one.",
         json_schema_extra={"range": "name=folder,name=folder,..."},
     )
-    provider: Literal["auto", "cpu", "cuda"] = Field(
+    provider: Literal["auto", "cpu", "cuda", "tensorrt"] = Field(
         "auto",
         description="Where models run. auto takes CUDA where a session really gets it, else the CPU; "
-        "cuda that cannot be had stops the start.",
+        "cuda or tensorrt that cannot be had stops the start.",
+    )
+    tensorrt_cache: Path | None = Field(
+        None,
+        description="Folder for the engines that TensorRT compiles, which takes it minutes (SONOTAG_PROVIDER=tensorrt). "
+        "By default sonotag/tensorrt in the user's cache (XDG_CACHE_HOME, ~/.cache).",
     )
     precision: Literal["auto", "fp32", "fp16", "int8"] = Field(
         "auto", description="What models run in. auto takes the first that the bundle lists for the provider and holds."

@@ -22,7 +22,16 @@ POOL_THREADS = 4
 UNLIMITED_SECONDS = 365 * 86_400.0
 """The largest that the settings allow for a stream. A command's only user waits as long as it takes."""
 
-ENGINE_SETTINGS = ("bundles", "provider", "precision", "threads", "max_clip_seconds", "log_format", "log_level")
+ENGINE_SETTINGS = (
+    "bundles",
+    "provider",
+    "tensorrt_cache",
+    "precision",
+    "threads",
+    "max_clip_seconds",
+    "log_format",
+    "log_level",
+)
 
 
 def add_engine_flags(parser: argparse.ArgumentParser) -> None:

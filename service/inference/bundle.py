@@ -203,7 +203,8 @@ class Bundle:
                     f"bundle {self.manifest.name!r} holds {', '.join(sorted(held))}, not {wanted} (SONOTAG_PRECISION)"
                 )
             return wanted
-        for precision in self.manifest.preferred.get(provider, ()):
+        # TensorRT runs on the GPUs that CUDA does: what a bundle lists for those it lists for it.
+        for precision in self.manifest.preferred.get("cuda" if provider == "tensorrt" else provider, ()):
             if precision in held:
                 return precision
         raise BundleError(

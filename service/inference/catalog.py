@@ -20,8 +20,13 @@ class EngineSettings(Protocol):
     """The settings that decide how models run; `service.settings.Settings` has them all."""
 
     @property
-    def provider(self) -> Literal["auto", "cpu", "cuda"]:
+    def provider(self) -> Literal["auto", "cpu", "cuda", "tensorrt"]:
         """Where models run."""
+        ...
+
+    @property
+    def tensorrt_cache(self) -> Path | None:
+        """Where TensorRT's engines are kept; None for the user's cache."""
         ...
 
     @property
@@ -152,6 +157,7 @@ def open_catalog(
                 provider=settings.provider,
                 precision=settings.precision,
                 num_threads=num_threads,
+                tensorrt_cache=settings.tensorrt_cache,
             )
             runners.append(runner)
     except BaseException:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, Self
 
 import numpy as np
@@ -14,12 +16,13 @@ from service.errors import BundleError, ProviderError
 from service.inference.bound_run import EMBEDDING, OUTPUTS
 from service.inference.bundle import Bundle, Golden, Manifest
 from service.inference.cuda_lanes import GUARD, NUM_LANES, CudaLanes
-from service.inference.providers import CPU, CUDA, choose_provider, count_usable_cores, create_session
+from service.inference.providers import EXECUTION_PROVIDERS, choose_provider, count_usable_cores, create_session
 from service.inference.runner import Int16Array, Int64Array, ModelOutput, ModelSpec, Precision, Provider
+from service.inference.tensorrt import cache_folder, engine_options
 
 logger = logging.getLogger(__name__)
 
-BATCH_SIZES: dict[Provider, tuple[int, ...]] = {"cpu": (1, 2), "cuda": (1, 2, 4, 8, 16, 32)}
+BATCH_SIZES: dict[Provider, tuple[int, ...]] = {"cpu": (1, 2), "cuda": (1, 2, 4, 8, 16, 32), "tensorrt": (1, 2, 4, 8, 16, 32)}
 """The batch sizes that are warmed up, the largest last.
 
 CPU: a window already fills the cores, larger batches only leave the caches (the embedded model in batches of 1, 2, 4 and 8:
@@ -75,9 +78,10 @@ class OnnxRunner:
         bundle: Bundle,
         *,
         name: str | None = None,
-        provider: Literal["auto", "cpu", "cuda"] = "auto",
+        provider: Literal["auto", "cpu", "cuda", "tensorrt"] = "auto",
         precision: Precision | Literal["auto"] = "auto",
         num_threads: int | None = None,
+        tensorrt_cache: Path | None = None,
     ) -> Self:
         """Load a bundle's model, warm it up and check what it computes here. Takes seconds: call it in a thread.
 
@@ -87,6 +91,7 @@ class OnnxRunner:
             provider: Where to run; see `choose_provider`.
             precision: What to run in; ``auto`` takes the best that the bundle holds for the provider.
             num_threads: CPU threads for one run; None for all cores this process may use.
+            tensorrt_cache: Where TensorRT's engines are kept; None for the user's cache.
 
         Raises:
             ProviderError: The provider cannot be had.
@@ -97,18 +102,21 @@ class OnnxRunner:
         held = bundle.choose_precision(chosen, precision)
         started = time.perf_counter()
         # On a GPU the CPU computes shapes and nothing else.
-        threads = 1 if chosen == "cuda" else num_threads or count_usable_cores()
+        threads = 1 if chosen != "cpu" else num_threads or count_usable_cores()
+
+        options = _engine_options(bundle, held, tensorrt_cache) if chosen == "tensorrt" else None
 
         def make_session(cuda_graphs: bool) -> onnxruntime.InferenceSession:
-            return create_session(str(bundle.model_path(held)), chosen, num_threads=threads, cuda_graphs=cuda_graphs)
+            path = str(bundle.model_path(held))
+            return create_session(path, chosen, num_threads=threads, cuda_graphs=cuda_graphs, engine_options=options)
 
         try:
             with GUARD.running():
                 session = make_session(False)
         except Exception as error:
             raise _translate(bundle, held, chosen, error) from error
-        if session.get_providers()[0] != (CUDA if chosen == "cuda" else CPU):
-            raise ProviderError(f"bundle {bundle.manifest.name!r} was to run on {chosen}, onnxruntime put it on the CPU")
+        if (got := session.get_providers()[0]) != EXECUTION_PROVIDERS[chosen]:
+            raise ProviderError(f"bundle {bundle.manifest.name!r} was to run on {chosen}, onnxruntime put it on {got}")
         _check_graph(session, bundle.manifest, held)
         spec = _make_spec(bundle, name, chosen, held)
         lanes = CudaLanes(make_session, spec) if chosen == "cuda" else None
@@ -207,6 +215,24 @@ class OnnxRunner:
                 f"clip {rows[row]}{where}, label {spec.labels[int(label)]!r}: expected {expected[row, label]:.6f}, "
                 f"got {output.scores[row, label]:.6f}, the tolerance is {tolerance:g}"
             )
+
+
+def _engine_options(bundle: Bundle, precision: Precision, folder: Path | None) -> dict[str, str]:
+    manifest = bundle.manifest
+    wanted = cache_folder(folder, os.environ)
+    try:
+        return engine_options(
+            wanted,
+            manifest.source.sha256,
+            precision,
+            min_samples=manifest.lengths_samples[0],
+            window_samples=manifest.window_samples,
+            max_batch_size=BATCH_SIZES["tensorrt"][-1],
+        )
+    except OSError as error:
+        raise ProviderError(
+            f"TensorRT's engines cannot be kept in {wanted}: {error.strerror} (SONOTAG_TENSORRT_CACHE)"
+        ) from error
 
 
 def _make_spec(bundle: Bundle, name: str | None, provider: Provider, precision: Precision) -> ModelSpec:

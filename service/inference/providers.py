@@ -13,7 +13,7 @@ import io
 import logging
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -27,6 +27,8 @@ logger = logging.getLogger(__name__)
 
 CUDA = "CUDAExecutionProvider"
 CPU = "CPUExecutionProvider"
+TENSORRT = "TensorrtExecutionProvider"
+EXECUTION_PROVIDERS: dict[Provider, str] = {"cpu": CPU, "cuda": CUDA, "tensorrt": TENSORRT}
 
 CUDA_OPTIONS = {
     # The log-mel front end squares a spectrum and takes its logarithm: with TF32's ten bits the quiet bands are lost.
@@ -44,18 +46,22 @@ _PROBE = base64.b64decode("CAgSADoyCgsKAXgSAXkiA05lZxIBZ1oPCgF4EgoKCAgBEgQKAggBY
 _QUIET, _WARNING = 4, 2
 
 
-def choose_provider(wanted: Literal["auto", "cpu", "cuda"]) -> Provider:
+def choose_provider(wanted: Literal["auto", "cpu", "cuda", "tensorrt"]) -> Provider:
     """Return the provider to serve on.
 
     Args:
         wanted: ``auto`` takes CUDA where a session really gets it, else the CPU, with a warning where an NVIDIA device is.
 
     Raises:
-        ProviderError: CUDA was asked for and cannot be had; the message says why.
+        ProviderError: CUDA or TensorRT was asked for and cannot be had; the message says why.
     """
     if wanted == "cpu":
         return "cpu"
-    reason = find_cuda_obstacle()
+    reason = find_obstacle("cuda")
+    if wanted == "tensorrt":
+        if (reason := reason or find_obstacle("tensorrt")) is not None:
+            raise ProviderError(f"TensorRT cannot be had: {reason} (SONOTAG_PROVIDER is tensorrt; cuda does without it)")
+        return "tensorrt"
     if reason is None:
         return "cuda"
     if wanted == "cuda":
@@ -65,25 +71,31 @@ def choose_provider(wanted: Literal["auto", "cpu", "cuda"]) -> Provider:
     return "cpu"
 
 
-def find_cuda_obstacle() -> str | None:
-    """Return why a session does not get CUDA here, or None when one does. Makes a session and runs it once."""
-    if CUDA not in onnxruntime.get_available_providers():
+def find_obstacle(provider: Literal["cuda", "tensorrt"]) -> str | None:
+    """Return why a session does not get a provider here, or None when one does. Makes a session and runs it once."""
+    wanted = EXECUTION_PROVIDERS[provider]
+    if wanted not in onnxruntime.get_available_providers():
         return f"onnxruntime {onnxruntime.__version__} was built without it (install onnxruntime-gpu)"
     prepare_cuda()
     try:
-        session = create_session(_PROBE, "cuda", num_threads=1)
+        session = create_session(_PROBE, provider, num_threads=1)
         result = session.run(None, {"x": np.ones(1, np.float32)})[0]
     except Exception as error:  # noqa: BLE001  (onnxruntime's own classes have no common parent below Exception)
         return _first_line(error)
-    if session.get_providers()[0] != CUDA:
-        return _find_library_error() or "onnxruntime gave a session without it and no reason"
+    if session.get_providers()[0] != wanted:
+        return _find_library_error(provider) or "onnxruntime gave a session without it and no reason"
     if result[0] != -1:
         return f"the GPU computes -1 as {result[0]}"
     return None
 
 
 def create_session(
-    model: str | bytes, provider: Provider, *, num_threads: int, cuda_graphs: bool = False
+    model: str | bytes,
+    provider: Provider,
+    *,
+    num_threads: int,
+    cuda_graphs: bool = False,
+    engine_options: Mapping[str, str] | None = None,
 ) -> onnxruntime.InferenceSession:
     """Make a session with the options that serve best. It may have fallen back to the CPU: ask its `get_providers`.
 
@@ -93,6 +105,7 @@ def create_session(
         num_threads: Threads for operators on the CPU, the calling one included.
         cuda_graphs: Whether runs may be captured as CUDA graphs (`service.inference.cuda_lanes`); those of one session then
             share a stream, and a run that names no graph must say so (`service.inference.bound_run.NO_GRAPH`).
+        engine_options: TensorRT's, see `service.inference.tensorrt`.
 
     Raises:
         Exception: onnxruntime cannot load the model, or CUDA fails otherwise than by missing libraries.
@@ -105,8 +118,10 @@ def create_session(
     # window of the embedded model cost 55 ms of processor time instead of 30, and twice the time on the clock.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     providers: list[str | tuple[str, dict[str, str]]] = [CPU]
-    if provider == "cuda":
+    if provider != "cpu":
         providers.insert(0, (CUDA, CUDA_OPTIONS | ({"enable_cuda_graph": "1"} if cuda_graphs else {})))
+    if provider == "tensorrt":
+        providers.insert(0, (TENSORRT, dict(engine_options or {})))
     with _quiet():
         # Without enable_fallback=False a failing provider prints to stdout and is replaced.
         return onnxruntime.InferenceSession(model, options, providers=providers, enable_fallback=False)
@@ -137,14 +152,17 @@ def prepare_cuda() -> None:
     logger.debug("loading the CUDA libraries: %s", said.getvalue().strip() or "all there")
 
 
-def _find_library_error() -> str | None:
-    """Return which library the CUDA provider misses, or None when it loads."""
+def _find_library_error(provider: Literal["cuda", "tensorrt"]) -> str | None:
+    """Return which library a provider misses, or None when it loads."""
     folder = Path(onnxruntime.__file__).parent / "capi"
     try:
         ctypes.CDLL(str(folder / "libonnxruntime_providers_shared.so"), mode=ctypes.RTLD_GLOBAL)
-        ctypes.CDLL(str(folder / "libonnxruntime_providers_cuda.so"))
+        ctypes.CDLL(str(folder / f"libonnxruntime_providers_{provider}.so"))
     except OSError as error:
-        return f"{_first_line(error)} (the extra sonotag[cuda] brings the CUDA libraries)"
+        where = (
+            "the extra sonotag[cuda] brings the CUDA libraries" if provider == "cuda" else "TensorRT 10 is NVIDIA's to install"
+        )
+        return f"{_first_line(error)} ({where})"
     return None if has_nvidia_device() else "there is no NVIDIA device"
 
 

@@ -13,7 +13,7 @@ from service.labels import LabelSet
 Int16Array = npt.NDArray[np.int16]
 Int64Array = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float32]
-Provider = Literal["cpu", "cuda"]
+Provider = Literal["cpu", "cuda", "tensorrt"]
 Precision = Literal["fp32", "fp16", "int8"]
 
 

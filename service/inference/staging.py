@@ -63,10 +63,10 @@ class Staging(Generic[W]):
         self._min_samples = spec.min_samples
         # CUDA picks and prepares kernels for each new shape, so only warm sizes run there. On the CPU a padding row costs as
         # much as a real one, and a new size costs nothing.
-        self._sizes = spec.batch_sizes if spec.provider == "cuda" else ()
+        self._sizes = spec.batch_sizes if spec.provider != "cpu" else ()
         rows = next((size for size in self._sizes if size >= max_batch_size), max_batch_size)
         # A GPU copies from memory that stays where it is without a detour.
-        allocate = allocate_pinned if spec.provider == "cuda" else np.zeros
+        allocate = allocate_pinned if spec.provider != "cpu" else np.zeros
         self._buffers = [
             (allocate((rows * spec.window_samples,), np.int16), np.full(rows, spec.min_samples, np.int64))
             for _ in range(spec.num_lanes + 1)

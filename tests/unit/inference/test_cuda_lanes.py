@@ -15,7 +15,7 @@ from service.inference.bundle import open_bundle
 from service.inference.cuda_lanes import MAX_GRAPH_ROWS, CaptureGuard, CudaLanes
 from service.inference.onnx_runner import OnnxRunner
 from service.inference.pinned import allocate_pinned, find_cuda_runtime
-from service.inference.providers import find_cuda_obstacle, has_nvidia_device
+from service.inference.providers import find_obstacle, has_nvidia_device
 from service.inference.runner import ModelSpec
 from tests.support.bundles import NUM_SAMPLES, reference, write_bundle
 
@@ -188,7 +188,7 @@ def test_on_a_gpu_two_threads_give_the_golden_scores_at_once_from_graphs_in_memo
 def test_on_a_gpu_host_memory_is_pinned(caplog: pytest.LogCaptureFixture) -> None:
     if not has_nvidia_device():
         pytest.skip("needs an NVIDIA GPU")
-    assert find_cuda_obstacle() is None
+    assert find_obstacle("cuda") is None
     with caplog.at_level(logging.WARNING):
         allocate_pinned((32, 160_000), np.int16)
     assert find_cuda_runtime() is not None

@@ -11,7 +11,7 @@ from service.inference.providers import (
     choose_provider,
     count_usable_cores,
     create_session,
-    find_cuda_obstacle,
+    find_obstacle,
     has_nvidia_device,
 )
 from tests.support.bundles import build_model
@@ -19,7 +19,7 @@ from tests.support.bundles import build_model
 
 @pytest.fixture(scope="module")
 def obstacle() -> str | None:
-    return find_cuda_obstacle()
+    return find_obstacle("cuda")
 
 
 def test_the_cpu_is_taken_when_it_is_asked_for() -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import pytest
 
 from service.inference.runner import Int16Array
 from service.inference.staging import Staging
@@ -103,8 +104,9 @@ def test_each_lane_has_a_buffer_and_one_is_left_to_fill_in_whatever_order_they_c
     assert slow.waveform[0, 0] == 1
 
 
-def test_cuda_batches_are_padded_with_valid_lengths() -> None:
-    buffers = staging("cuda", max_batch_size=3)
+@pytest.mark.parametrize("provider", ["cuda", "tensorrt"])
+def test_batches_on_a_gpu_are_padded_with_valid_lengths(provider: str) -> None:
+    buffers = staging(provider, max_batch_size=3)
     buffers.take_back(buffers.hand_over([window(i, 16_000) for i in range(3)]))
     buffers.take_back(buffers.hand_over([window(1, 16_000)]))
     batch = buffers.hand_over([window(i, 900) for i in range(3)])
