@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 
 from service import exit_codes
-from service.commands.microphone import Device
+from service.commands.devices import Device
 
 
 def print_devices(devices: Sequence[Device], *, as_json: bool) -> int:

@@ -8,33 +8,23 @@ how long that was, and the stream's time goes on without it.
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from typing import Protocol
-from urllib.parse import urlsplit, urlunsplit
-
-import av
-from av.audio.frame import AudioFrame
-from av.audio.stream import AudioStream
-from av.container import InputContainer
 
 from service.audio.formats import RawFormat
+from service.commands.addresses import without_secrets
+from service.commands.av_connection import AvConnection
 from service.commands.listen_sources import Source, SourceLost, play, raw_query, receive
 from service.engine import Engine
-from service.errors import InvalidParameter, ServiceError, UnsupportedAudio
+from service.errors import ServiceError
 
-SCHEMES = ("http", "https", "rtsp", "rtsps")
-OPEN_SECONDS = 15.0
-READ_SECONDS = 20.0
-"""Twice the longest segment that HLS's authors recommend: a live playlist has nothing new for as long."""
 FIRST_PAUSE_SECONDS = 0.5
 MAX_PAUSE_SECONDS = 30.0
 DEFAULT_GIVE_UP_SECONDS = 60.0
 END_SECONDS = 2.0
 """How far before the length that its head states a file may end: such lengths are estimates."""
-
-_PLAYLISTS = frozenset({"hls", "dash"})
 
 
 class Connection(Protocol):
@@ -66,17 +56,6 @@ class Connection(Protocol):
 def is_file(connection: Connection) -> bool:
     """Return whether what comes has an end."""
     return connection.has_length or connection.duration_seconds is not None
-
-
-def is_address(source: str) -> bool:
-    """Return whether a source is an address of a network, not a file."""
-    return source.partition("://")[0].lower() in SCHEMES and "://" in source
-
-
-def without_secrets(url: str) -> str:
-    """Return an address as it may be shown: without user, password, query."""
-    parts = urlsplit(url)
-    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
 
 @asynccontextmanager
@@ -218,93 +197,3 @@ class NetworkReader:
                 connection.close()
             pause = min(MAX_PAUSE_SECONDS, 2 * pause or FIRST_PAUSE_SECONDS)
         raise SourceLost(f"{self._name} did not come back in {patience.give_up_seconds:g} s: {reason}")
-
-
-class AvConnection:
-    """A `Connection` through FFmpeg.
-
-    Args:
-        url: The address.
-        channel: The channel to take; None for the mean of all.
-        sample_rate: What to convert to; None for the sound's own.
-
-    Raises:
-        OSError: There is nothing, or it does not answer.
-        UnsupportedAudio: There is no sound in it.
-        InvalidParameter: There is no such channel.
-    """
-
-    def __init__(self, url: str, channel: int | None, sample_rate: int | None) -> None:
-        self._container = _open(url)
-        try:
-            audio = next(iter(self._container.streams.audio), None)
-            if audio is None:
-                raise UnsupportedAudio(f"{without_secrets(url)} has no sound")
-            if channel is not None and channel >= audio.codec_context.channels:
-                raise InvalidParameter(
-                    f"there is no channel {channel}: the sound has {audio.codec_context.channels}", param="channel"
-                )
-            self.sample_rate: int = sample_rate or audio.codec_context.sample_rate
-            duration = self._container.duration
-            self.duration_seconds: float | None = duration / av.time_base if duration and duration > 0 else None
-            self.has_length = _has_length(self._container, url)
-            self._frames = _decode(self._container, audio)
-        except BaseException:
-            self._container.close()
-            raise
-        self._channel = channel
-        self._shape: tuple[object, ...] = ()
-        self._resampler: av.AudioResampler | None = None
-
-    def read(self) -> bytes:
-        """See `Connection`."""
-        try:
-            for frame in self._frames:
-                if data := b"".join(self._convert(frame)):
-                    return data
-        except av.FFmpegError as error:
-            raise OSError(error.strerror) from error
-        return b""
-
-    def close(self) -> None:
-        """See `Connection`."""
-        self._container.close()
-
-    def _convert(self, frame: AudioFrame) -> Iterator[bytes]:
-        shape = (frame.format.name, frame.layout.name, frame.sample_rate)
-        if self._resampler is None or shape != self._shape:
-            # The next programme of a radio may come in another shape.
-            self._shape, self._resampler = shape, av.AudioResampler("fltp", rate=self.sample_rate)
-        frame.pts = None
-        for converted in self._resampler.resample(frame):
-            channels = converted.to_ndarray()
-            picked = channels.mean(axis=0) if self._channel is None else channels[min(self._channel, len(channels) - 1)]
-            yield picked.astype("<f4").tobytes()
-
-
-def _decode(container: InputContainer, audio: AudioStream) -> Iterator[AudioFrame]:
-    for packet in container.demux(audio):
-        try:
-            frames = packet.decode()
-        except av.InvalidDataError:
-            continue  # a damaged packet, or one of before we came
-        yield from frames
-
-
-def _has_length(container: InputContainer, url: str) -> bool:
-    """Return whether these bytes are one file, whose length is stated. A playlist's own length says nothing about its sound."""
-    is_plain = url.lower().startswith("http") and not _PLAYLISTS.intersection(container.format.name.split(","))
-    # Some radios state a length to please old players.
-    is_radio = any(name.lower().startswith("icy-") for name in container.metadata)
-    return is_plain and not is_radio and container.size > 0
-
-
-def _open(url: str) -> InputContainer:
-    is_rtsp = url.lower().startswith("rtsp")
-    options = {"rtsp_transport": "tcp", "allowed_media_types": "audio"} if is_rtsp else {}
-    try:
-        return av.open(url, options=options, timeout=(OPEN_SECONDS, READ_SECONDS))
-    except av.InvalidDataError as error:
-        raise UnsupportedAudio(f"{without_secrets(url)} is no sound that can be read") from error
-    except av.FFmpegError as error:
-        raise OSError(error.strerror) from error

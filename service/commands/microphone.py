@@ -6,198 +6,24 @@ does not fit is lost, and said: the stream's time goes on without it, as where a
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple, Protocol, TypedDict, cast
 
 import numpy as np
 
-from service.audio.formats import MAX_RAW_CHANNELS, MAX_SAMPLE_RATE, RawFormat
+from service.audio.formats import MAX_RAW_CHANNELS, RawFormat
 from service.commands.capture_queue import CaptureQueue
+from service.commands.devices import Device, NoMicrophone
 from service.commands.listen_sources import PIECE_SECONDS, Source, SourceLost, raw_query, receive
+from service.commands.portaudio import Backend, Flags, Stream
 from service.engine import Engine
-from service.errors import InvalidParameter, ServiceError, StartError
+from service.errors import InvalidParameter
 
 QUEUE_SECONDS = 5.0
 """How much waits for who listens. It is there for a machine that is busy for a moment: results that late are of little use."""
 SILENT_SECONDS = 15.0
 """A device that gives nothing for so long is gone. Headsets on Bluetooth take some seconds to begin."""
-
-
-class NoMicrophone(ServiceError):
-    """There is no device to listen to, or it cannot be opened."""
-
-    code = "no_microphone"
-
-
-@dataclass(frozen=True, slots=True)
-class Device:
-    """A device that gives sound.
-
-    Attributes:
-        index: PortAudio's number for it.
-        name: Its name.
-        api: The system's interface through which it is reached, such as ALSA; one device may be there through several.
-        num_channels: How many it has at most; one that the system converts for claims many.
-        sample_rate: Its own, Hz, or the largest that a stream may have.
-        is_default: Whether it is the system's choice.
-    """
-
-    index: int
-    name: str
-    api: str
-    num_channels: int
-    sample_rate: int
-    is_default: bool
-
-
-class DeviceInfo(TypedDict):
-    """What sounddevice tells of a device."""
-
-    index: int
-    name: str
-    hostapi: int
-    max_input_channels: int
-    default_samplerate: float
-
-
-class Stream(Protocol):
-    """An open device of sounddevice's."""
-
-    def start(self) -> None:
-        """Let sound come."""
-        ...
-
-    def close(self) -> None:
-        """Close the device; waits for a callback that runs."""
-        ...
-
-
-class Flags(Protocol):
-    """What PortAudio says beside a piece of sound."""
-
-    input_overflow: bool
-
-
-class DefaultDevices(Protocol):
-    """The system's choice of devices: for sound that comes, and for sound that goes; -1 for none."""
-
-    device: Sequence[int]
-
-
-class Backend(Protocol):
-    """What is used of the module `sounddevice`."""
-
-    default: DefaultDevices
-    PortAudioError: type[Exception]
-
-    def query_devices(self) -> Sequence[DeviceInfo]:
-        """Return every device."""
-        ...
-
-    def query_hostapis(self, index: int) -> dict[str, object]:
-        """Return what is known of an interface of the system's."""
-        ...
-
-    def RawInputStream(  # noqa: N802  # its name
-        self,
-        *,
-        device: int,
-        samplerate: int,
-        channels: int,
-        blocksize: int,
-        dtype: str,
-        latency: str,
-        callback: Callable[[bytes, int, object, Flags], None],
-        finished_callback: Callable[[], None],
-    ) -> Stream:
-        """Open a device."""
-        ...
-
-
-def load_backend() -> Backend:
-    """Return sounddevice.
-
-    Raises:
-        StartError: It, or what it needs, is not installed.
-    """
-    try:
-        return cast(Backend, importlib.import_module("sounddevice"))
-    except ModuleNotFoundError as error:
-        raise StartError("a microphone needs the extra mic: pip install 'sonotag[mic]'") from error
-    except OSError as error:
-        raise StartError(f"a microphone needs PortAudio (Debian's package libportaudio2): {error}") from error
-
-
-def list_devices(backend: Backend) -> list[Device]:
-    """Return the devices that give sound."""
-    chosen = backend.default.device[0]
-    return [
-        Device(
-            index=info["index"],
-            name=info["name"],
-            api=str(backend.query_hostapis(info["hostapi"])["name"]),
-            num_channels=info["max_input_channels"],
-            sample_rate=min(round(info["default_samplerate"]), MAX_SAMPLE_RATE),
-            is_default=info["index"] == chosen,
-        )
-        for info in backend.query_devices()
-        if info["max_input_channels"] > 0
-    ]
-
-
-def choose_device(devices: Sequence[Device], wanted: str | None) -> Device:
-    """Return the device of a number or a name, or the system's choice.
-
-    Args:
-        devices: Those that there are.
-        wanted: A number, a name, or a part of only one name, in any case; None for the system's choice.
-
-    Raises:
-        NoMicrophone: There is none at all.
-        InvalidParameter: There is none like that, or more than one.
-    """
-    if not devices:
-        raise NoMicrophone("there is no microphone: the system has no device that gives sound")
-    if wanted is None:
-        return next((device for device in devices if device.is_default), devices[0])
-    name = wanted.casefold()
-    ways: tuple[Callable[[Device], bool], ...] = (
-        lambda device: str(device.index) == wanted,
-        lambda device: device.name.casefold() == name,
-        lambda device: name in device.name.casefold(),
-    )
-    found = next((some for way in ways if (some := [device for device in devices if way(device)])), [])
-    if len(found) == 1:
-        return found[0]
-    # The same device through several interfaces: the system's choice is meant.
-    if len({device.name for device in found}) == 1 and (default := [device for device in found if device.is_default]):
-        return default[0]
-    there = ", ".join(f"{device.index} {device.name!r}" for device in found or devices)
-    many = "more than one device is like" if found else "there is no device like"
-    raise InvalidParameter(f"{many} {wanted[:80]!r}: --device takes one of {there}", param="device")
-
-
-class Microphone(NamedTuple):
-    """A device, and what opens it."""
-
-    backend: Backend
-    device: Device
-
-
-def find_microphone(wanted: str | None) -> Microphone:
-    """Return what `choose_device` does of the devices of this machine.
-
-    Raises:
-        StartError: See `load_backend`.
-        NoMicrophone: There is none at all.
-        InvalidParameter: There is none like that, or more than one.
-    """
-    backend = load_backend()
-    return Microphone(backend, choose_device(list_devices(backend), wanted))
 
 
 @asynccontextmanager

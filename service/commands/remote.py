@@ -14,9 +14,12 @@ from service.commands.local_engine import ENGINE_SETTINGS
 from service.commands.setting_flags import PREFIX
 from service.errors import InvalidParameter, ServiceError
 from service.settings_source import flag_of
+from service.streaming.messages import KeepAlive
 
 _HERE_TOO = ("log_format", "log_level")
 """Settings of the engine that a command without one has as well."""
+FIRST_PULSE_SECONDS = 1.0
+"""Until the service has said how long it waits."""
 
 
 def add_url_flag(parser: argparse.ArgumentParser) -> None:
@@ -63,15 +66,31 @@ def open_client(args: argparse.Namespace) -> AsyncClient:
     return AsyncClient(args.url, api_key=key)
 
 
+class Pulse:
+    """How often a stream without sound says that it is there, so that its service does not take it for forgotten.
+
+    Attributes:
+        seconds: How long there may be nothing to send.
+    """
+
+    def __init__(self) -> None:
+        self.seconds = FIRST_PULSE_SECONDS
+
+    def follow(self, idle_seconds: float) -> None:
+        """Keep well within what the service allows."""
+        self.seconds = idle_seconds / 3
+
+
 async def until_stopped(
-    frames: AsyncIterator[bytes], stopped: asyncio.Event, troubles: list[ServiceError]
+    frames: AsyncIterator[bytes], stopped: asyncio.Event, troubles: list[ServiceError], pulse: Pulse
 ) -> AsyncIterator[Frame]:
-    """Yield frames until they end, the event is set, or they can be read no further.
+    """Yield frames until they end, the event is set, or they can be read no further; `keep_alive` while there are none.
 
     Args:
         frames: The sound.
         stopped: Set by whoever wants no more.
         troubles: Takes why they can be read no further: what came is scored first.
+        pulse: How long to wait for a frame before `keep_alive`.
 
     Raises:
         OSError: What the frames raised.
@@ -80,17 +99,19 @@ async def until_stopped(
     coming: asyncio.Future[bytes] | None = None
     try:
         while not stopped.is_set():
-            coming = asyncio.ensure_future(anext(frames))
-            await asyncio.wait([coming, stopping], return_when=asyncio.FIRST_COMPLETED)
-            if not coming.done():
-                return
-            try:
-                yield coming.result()
-            except StopAsyncIteration:
-                return
-            except ServiceError as error:
-                troubles.append(error)
-                return
+            coming = coming or asyncio.ensure_future(anext(frames))
+            await asyncio.wait([coming, stopping], timeout=pulse.seconds, return_when=asyncio.FIRST_COMPLETED)
+            if coming.done():
+                try:
+                    yield coming.result()
+                except StopAsyncIteration:
+                    return
+                except ServiceError as error:
+                    troubles.append(error)
+                    return
+                coming = None
+            elif not stopping.done():
+                yield KeepAlive(type="keep_alive")
     finally:
         stopping.cancel()
         if coming is not None and not coming.done():

@@ -4,15 +4,10 @@ from collections.abc import Callable
 
 import pytest
 
-from service.commands.listen_network import (
-    AvConnection,
-    Connection,
-    NetworkReader,
-    Patience,
-    SourceLost,
-    is_address,
-    without_secrets,
-)
+from service.commands.addresses import is_address, without_secrets
+from service.commands.av_connection import AvConnection
+from service.commands.listen_network import Connection, NetworkReader, Patience
+from service.commands.listen_sources import SourceLost
 from service.errors import InvalidParameter, UnsupportedAudio
 from tests.support.shared import REPOSITORY
 

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from service.commands.capture_queue import CaptureQueue
+from service.commands.devices import Device, NoMicrophone, choose_device
 from service.commands.listen_sources import SourceLost
-from service.commands.microphone import Device, MicrophoneReader, NoMicrophone, choose_device
+from service.commands.microphone import MicrophoneReader
 from service.errors import InvalidParameter
 
 WEBCAM = Device(0, "HD Webcam C920", "ALSA", 2, 32_000, False)
