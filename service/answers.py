@@ -7,10 +7,12 @@ from typing import Annotated, Literal
 
 import pydantic
 
-from service.errors import ServiceError
+from service.errors import InvalidParameter, ServiceError
 from service.postprocess.scores import Aggregation
 from service.streaming.messages import TagItem
 
+MAX_TIMELINE_TAGS = 250_000
+"""Of one JSON answer: 190 MB until it is sent, and an hour with the shortest hop has 180,000. Longer ones go line by line."""
 Finite = Annotated[float, pydantic.Field(allow_inf_nan=False)]
 
 
@@ -122,6 +124,20 @@ class ErrorAnswer(pydantic.BaseModel):
     """Every error has this shape."""
 
     error: ErrorBody
+
+
+def check_timeline(num_tags: int) -> None:
+    """Refuse a timeline that is too long to be held in one answer, wherever it is put together.
+
+    Raises:
+        InvalidParameter: It is.
+    """
+    if num_tags > MAX_TIMELINE_TAGS:
+        raise InvalidParameter(
+            f"the timeline has more than {MAX_TIMELINE_TAGS} tags: ask for a longer hop, a smaller top_k, a higher threshold, "
+            "or for lines (Accept: application/x-ndjson)",
+            param="timeline",
+        )
 
 
 def error_body(error: ServiceError) -> ErrorBody:

@@ -8,10 +8,10 @@ from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass
 from typing import IO
 
-from service.answers import ClassifyQuery, ClipAnswer, EventItem, WindowItem
+from service.answers import ClassifyQuery, ClipAnswer, EventItem, WindowItem, check_timeline
 from service.decoders.interface import ClipSound
 from service.engine import Engine
-from service.errors import ClipTooLong, InvalidParameter
+from service.errors import ClipTooLong
 from service.inference.batcher import Batcher, Reservation, model_laps
 from service.inference.runner import ModelSpec
 from service.meter import UNMETERED, Meter
@@ -22,8 +22,6 @@ from service.streaming.messages import TagItem
 from service.tagger import ClipPlan, ClipReader, ClipResult, ClipTags, ScoredWindow, Timing, score_clip
 from service.tracing import Lap, current_trace
 
-MAX_TIMELINE_TAGS = 250_000
-"""Of one JSON answer: 190 MB until it is sent, and an hour with the shortest hop has 180,000. Longer ones go line by line."""
 LEAST_SECONDS = 0.1
 LAST_ESTIMATE = 0.99
 """A header may state too short a sound: until all is read nobody knows that it is done."""
@@ -186,12 +184,7 @@ async def answer_clip(
             on_progress(clip.progress(window.span.end))
         if timeline:
             num_tags += len(items)
-            if num_tags > MAX_TIMELINE_TAGS:
-                raise InvalidParameter(
-                    f"the timeline has more than {MAX_TIMELINE_TAGS} tags: ask with Accept: application/x-ndjson, "
-                    "a longer hop, a smaller top_k or a higher threshold",
-                    param="timeline",
-                )
+            check_timeline(num_tags)
             windows.append(window_item(clip.plan.spec, window, items))
     return make_answer(clip.plan, tags.result(clip.reader.num_samples), windows if timeline else None)
 

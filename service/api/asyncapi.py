@@ -19,7 +19,7 @@ from service.postprocess.event_config import EventConfig
 from service.streaming import messages
 from service.streaming.messages import CLIENT_MESSAGES, ClientMessage, ServerMessage, Start
 
-router = APIRouter()
+router = APIRouter(tags=["streams"])
 
 Schema = dict[str, Any]
 ASYNCAPI_VERSION: Final = "3.0.0"

@@ -11,7 +11,7 @@ from service.answers import ErrorAnswer
 from service.api.schemas import HealthAnswer
 from service.services import Services
 
-router = APIRouter()
+router = APIRouter(tags=["operation"])
 
 
 @router.head("/health/live", include_in_schema=False)

@@ -126,7 +126,7 @@ async def _only_clip(request: Request, services: Services) -> AsyncIterator[IO[b
         yield files[0]
 
 
-@router.post("/v1/classify", response_model=ClipAnswer, responses=_ERRORS, openapi_extra=_body(many=False))
+@router.post("/v1/classify", tags=["clips"], response_model=ClipAnswer, responses=_ERRORS, openapi_extra=_body(many=False))
 async def classify(request: Request, query: Annotated[ClassifyQuery, Query()]) -> Response:
     """Say what is heard in one clip: multipart field `file`, or the bytes as the body."""
     services = _services(request)
@@ -146,7 +146,9 @@ async def classify(request: Request, query: Annotated[ClassifyQuery, Query()]) -
         return Response(body, media_type="application/json", headers=_server_timing(clip.timing))
 
 
-@router.post("/v1/classify/batch", response_model=BatchAnswer, responses=_ERRORS, openapi_extra=_body(many=True))
+@router.post(
+    "/v1/classify/batch", tags=["clips"], response_model=BatchAnswer, responses=_ERRORS, openapi_extra=_body(many=True)
+)
 async def classify_batch(request: Request, query: Annotated[ClassifyQuery, Query()]) -> Response:
     """Say what is heard in several clips: as many parts `file`; one answer or error for each, in order."""
     services = _services(request)
@@ -179,7 +181,13 @@ async def _gather(jobs: list[Coroutine[object, object, T]]) -> list[T]:
     return [task.result() for task in tasks]
 
 
-@router.post("/compat/huggingface", response_model=list[HuggingFaceItem], responses=_ERRORS, openapi_extra=_body(many=False))
+@router.post(
+    "/compat/huggingface",
+    tags=["clips"],
+    response_model=list[HuggingFaceItem],
+    responses=_ERRORS,
+    openapi_extra=_body(many=False),
+)
 async def classify_for_hugging_face(request: Request) -> Response:
     """The wire format of Hugging Face's audio-classification task: sound, or JSON with base64 `inputs` and `parameters`."""
     services = _services(request)
@@ -218,14 +226,14 @@ def _read_hugging_face(file: IO[bytes]) -> tuple[IO[bytes], HuggingFaceRequest |
         raise InvalidParameter(f"inputs is no base64: {error}", param="inputs") from error
 
 
-@router.get("/v1/models")
+@router.get("/v1/models", tags=["models"])
 async def list_models(request: Request) -> dict[str, object]:
     """What is served; the first is the default."""
     catalog = _services(request).catalog
     return {"default": catalog.default, "models": [catalog.describe(name) for name in catalog.names]}
 
 
-@router.get("/v1/capacity", responses={503: _ERRORS[503]})
+@router.get("/v1/capacity", tags=["operation"], responses={503: _ERRORS[503]})
 async def get_capacity(request: Request) -> CapacityAnswer:
     """How much there is to do and how much can be taken, over all workers."""
     services = _services(request)
@@ -235,13 +243,13 @@ async def get_capacity(request: Request) -> CapacityAnswer:
     return make_capacity(gauges, names, services.stream_limit)
 
 
-@router.get("/v1/models/{name}", responses={404: _ERRORS[404]})
+@router.get("/v1/models/{name}", tags=["models"], responses={404: _ERRORS[404]})
 async def get_model(request: Request, name: str) -> object:
     """One served model."""
     return _services(request).catalog.describe(name)
 
 
-@router.get("/v1/labels", response_model=LabelsAnswer, responses={404: _ERRORS[404]})
+@router.get("/v1/labels", tags=["models"], response_model=LabelsAnswer, responses={404: _ERRORS[404]})
 async def list_labels(request: Request, model: str | None = None) -> LabelsAnswer:
     """The labels of a model, with their ids."""
     spec = _services(request).catalog.get(model).spec

@@ -91,19 +91,28 @@ class AsyncClient:
         """Close the connections."""
         await self._http.aclose()
 
-    async def classify(self, clip: Clip, *, sample_rate: int | None = None, **fields: Unpack[ClassifyFields]) -> ClipAnswer:
+    async def classify(
+        self,
+        clip: Clip,
+        *,
+        sample_rate: int | None = None,
+        on_progress: Callable[[float], None] | None = None,
+        **fields: Unpack[ClassifyFields],
+    ) -> ClipAnswer:
         """Say what is heard in a clip.
 
         Args:
             clip: A path, the bytes of a file, an open file, or samples: float in [-1, 1] or int16, `[n]` or `[n, channels]`.
             sample_rate: Of samples, Hz.
+            on_progress: Is told after each window how much is done, 0 to 1, from 0 again where the request is repeated. It
+                runs on the event loop. The service answers line by line then, which costs it a little more.
             fields: What is wanted: the parameters of POST /v1/classify; `events` is a boolean or a mapping.
 
         Raises:
             ServiceError: What the server refused it with, or `Unreachable`, after the last try.
             OSError: The file cannot be read.
         """
-        return await self.classify_query(clip, make_query(fields), sample_rate=sample_rate)
+        return await self.classify_query(clip, make_query(fields), sample_rate=sample_rate, on_progress=on_progress)
 
     async def classify_query(
         self,
@@ -119,7 +128,7 @@ class AsyncClient:
             clip: As of `classify`.
             query: What is wanted.
             sample_rate: Of samples, Hz.
-            on_progress: Is told after each window how much is done, 0 to 1; the clip is answered line by line then.
+            on_progress: As of `classify`.
 
         Raises:
             ServiceError: As of `classify`.

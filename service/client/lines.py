@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator, Callable
 
-from service.answers import ClipAnswer, ErrorAnswer, WindowItem
+from service.answers import ClipAnswer, ErrorAnswer, WindowItem, check_timeline
 from service.client.errors import error_of
 
 NDJSON = "application/x-ndjson"
@@ -21,9 +21,11 @@ async def read_lines(lines: AsyncIterator[str], *, timeline: bool, on_progress: 
 
     Raises:
         ServiceError: The service could not go on.
+        InvalidParameter: The timeline is longer than one answer may be; the service itself would refuse it without lines.
         ValueError: A line is none of a Sonotag's, or the last one is missing.
     """
     windows: list[WindowItem] = []
+    num_tags = 0
     async for line in lines:
         document = json.loads(line)
         kind = document.pop("type", None) if isinstance(document, dict) else None
@@ -35,5 +37,8 @@ async def read_lines(lines: AsyncIterator[str], *, timeline: bool, on_progress: 
             raise ValueError(f"no line of an answer: {line[:100]}")
         on_progress(float(document.pop("progress")))
         if timeline:
-            windows.append(WindowItem.model_validate(document))
+            window = WindowItem.model_validate(document)
+            num_tags += len(window.tags)
+            check_timeline(num_tags)
+            windows.append(window)
     raise ValueError("the last line is missing")

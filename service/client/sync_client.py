@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncGenerator, Coroutine, Iterable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Iterator, Mapping
 from typing import Any, TypeVar, Unpack
 
 from service.answers import CapacityAnswer, ClipAnswer
@@ -69,9 +69,16 @@ class Client:
         self._thread.join()
         self._loop.close()
 
-    def classify(self, clip: Clip, *, sample_rate: int | None = None, **fields: Unpack[ClassifyFields]) -> ClipAnswer:
-        """See `AsyncClient.classify`."""
-        return self._run(self._client.classify(clip, sample_rate=sample_rate, **fields))
+    def classify(
+        self,
+        clip: Clip,
+        *,
+        sample_rate: int | None = None,
+        on_progress: Callable[[float], None] | None = None,
+        **fields: Unpack[ClassifyFields],
+    ) -> ClipAnswer:
+        """See `AsyncClient.classify`. `on_progress` runs in another thread than the caller's."""
+        return self._run(self._client.classify(clip, sample_rate=sample_rate, on_progress=on_progress, **fields))
 
     def classify_many(
         self, clips: Iterable[ClipT], *, concurrency: int = DEFAULT_CONCURRENCY, **fields: Unpack[ClassifyFields]

@@ -16,6 +16,7 @@ OPEN_SECONDS = 15.0
 READ_SECONDS = 20.0
 """Twice the longest segment that HLS's authors recommend: a live playlist has nothing new for as long."""
 
+_TIMEOUT = (OPEN_SECONDS, READ_SECONDS)
 _PLAYLISTS = frozenset({"hls", "dash"})
 
 
@@ -99,11 +100,18 @@ def _has_length(container: InputContainer, url: str) -> bool:
 
 
 def _open(url: str) -> InputContainer:
-    is_rtsp = url.lower().startswith("rtsp")
-    options = {"rtsp_transport": "tcp", "allowed_media_types": "audio"} if is_rtsp else {}
     try:
-        return av.open(url, options=options, timeout=(OPEN_SECONDS, READ_SECONDS))
+        return _open_rtsp(url) if url.lower().startswith("rtsp") else av.open(url, timeout=_TIMEOUT)
     except av.InvalidDataError as error:
         raise UnsupportedAudio(f"{without_secrets(url)} is no sound that can be read") from error
     except av.FFmpegError as error:
         raise OSError(error.strerror) from error
+
+
+def _open_rtsp(url: str) -> InputContainer:
+    options = {"rtsp_transport": "tcp"}
+    try:
+        return av.open(url, options=options | {"allowed_media_types": "audio"}, timeout=_TIMEOUT)
+    except av.HTTPOtherClientError:
+        # What a server says that has no sound and so is asked to play nothing: with its pictures it can be seen what it has.
+        return av.open(url, options=options, timeout=_TIMEOUT)

@@ -14,70 +14,25 @@ from collections.abc import Callable
 from contextlib import closing
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple, get_args
-
-import pydantic
+from typing import NamedTuple
 
 from service import exit_codes
 from service.answers import ClassifyQuery, ClipAnswer, ErrorBody, error_body
 from service.client import BadAnswer, Unreachable
 from service.client.async_client import DEFAULT_CONCURRENCY
-from service.commands.answer_file import JSON_SUFFIXES, SUFFIXES, check_output, open_answers
+from service.commands.answer_file import open_answers
+from service.commands.classify_flags import CONCURRENCY, add_arguments, check, make_query
 from service.commands.clip_output import ClipOutput, CsvOutput, JsonOutput, TableOutput
 from service.commands.clip_work import ClipWork, RemoteWork, open_local_work
-from service.commands.local_engine import add_engine_flags, ending_at_once
+from service.commands.local_engine import ending_at_once
 from service.commands.progress import ProgressBar
-from service.commands.query_flags import add_query_flags, query_items
-from service.commands.remote import add_url_flag, check_url_flags, open_client
+from service.commands.remote import open_client
 from service.commands.setting_flags import read_settings
 from service.commands.sound_files import STANDARD_INPUT, SoundFile, find_sound_files
 from service.errors import Forbidden, InvalidParameter, NotFound, ServiceError, Unauthorised
-from service.postprocess.scores import Aggregation
 from service.settings import Settings
-from service.validation import parameter_error
 
-CONCURRENCY = 2
-"""Files under way at once: one is decoded while the other is scored."""
-MAX_JOBS = 64
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the command's arguments."""
-    defaults = ClassifyQuery()
-    parser.add_argument("paths", nargs="+", metavar="PATH", help="a file, a folder, or - for standard input")
-    shape = parser.add_mutually_exclusive_group()
-    shape.add_argument("--json", action="store_true", help="print one JSON object a line, one line a file")
-    shape.add_argument("--csv", action="store_true", help="print CSV: a row for each tag, window's tag, event and error")
-    shape.add_argument(
-        "--output", metavar="FILE", help=f"write to a file, by its name CSV, JSON lines or Parquet: {', '.join(SUFFIXES)}"
-    )
-    parser.add_argument(
-        "--resume",
-        action="store_true",
-        help="go on with --output: files that are answered in it are left out, failed ones are not",
-    )
-    parser.add_argument(
-        "--jobs",
-        type=int,
-        metavar="N",
-        help=f"files under way at once. Default: {CONCURRENCY} here, {DEFAULT_CONCURRENCY} with --url",
-    )
-    add_query_flags(parser, top_k=defaults.top_k, threshold=defaults.threshold)
-    group = parser.add_argument_group("windows and events")
-    group.add_argument(
-        "--aggregate",
-        choices=get_args(Aggregation),
-        default=defaults.aggregate,
-        help=f"how the windows' scores become one. Default: {defaults.aggregate}",
-    )
-    group.add_argument("--timeline", action="store_true", help="print each window's tags too")
-    group.add_argument("--events", action="store_true", help="print what is heard from when to when too")
-    group.add_argument(
-        "--event-options", metavar="JSON", help='what counts as an event, such as {"onset_threshold": 0.4}; implies --events'
-    )
-    group.add_argument("--embedding", action="store_true", help="print the embedding too; in JSON only")
-    add_url_flag(parser)
-    add_engine_flags(parser)
+__all__ = ["add_arguments", "run"]
 
 
 def run(args: argparse.Namespace) -> int:
@@ -89,8 +44,8 @@ def run(args: argparse.Namespace) -> int:
     """
     settings = read_settings(args, quiet=True)
     try:
-        _check(args)
-        query = _make_query(args)
+        check(args)
+        query = make_query(args)
         if STANDARD_INPUT in args.paths and sys.stdin.isatty():
             raise InvalidParameter("- reads a file from standard input, which is a terminal here: sonotag classify - < FILE")
         # Before the event loop runs: a read that blocks here is one that Control-C ends.
@@ -103,37 +58,11 @@ def run(args: argparse.Namespace) -> int:
         with ending_at_once(), ProgressBar(len(files)) as bar:
             sink = Sink(_make_output(args), partial(_print, bar))
             sink.write(sink.output.head())
-            return asyncio.run(_classify(files, query, args, settings, sink, bar))
+            num_failed = asyncio.run(_classify(files, query, args, settings, sink, bar))
+        return exit_codes.FAILURE if num_failed else exit_codes.OK
     except (InvalidParameter, NotFound) as error:
         print(f"sonotag classify: {error.message}", file=sys.stderr)
         return exit_codes.USAGE
-
-
-def _check(args: argparse.Namespace) -> None:
-    """Refuse what can be refused before anything is read."""
-    check_url_flags(args)
-    if args.jobs is not None and not 1 <= args.jobs <= MAX_JOBS:
-        raise InvalidParameter(f"--jobs is {args.jobs}; it must be from 1 to {MAX_JOBS}", param="jobs")
-    if args.output is not None:
-        check_output(Path(args.output), resume=args.resume)
-    elif args.resume:
-        raise InvalidParameter("--resume goes on with a file: name it with --output")
-
-
-def _make_query(args: argparse.Namespace) -> ClassifyQuery:
-    if args.embedding and not (args.json or Path(args.output or "").suffix.lower() in JSON_SUFFIXES):
-        raise InvalidParameter("--embedding goes with JSON only: --json, or --output FILE.jsonl", param="embedding")
-    items = query_items(args)
-    document: dict[str, object] = {name: value for name, value in items if name not in ("labels", "exclude")}
-    for name in ("labels", "exclude"):
-        document[name] = [value for given, value in items if given == name]
-    if args.events or args.event_options is not None:
-        document["events"] = "true" if args.event_options is None else args.event_options
-    document |= {name: getattr(args, name) for name in ("aggregate", "timeline", "embedding", "model")}
-    try:
-        return ClassifyQuery.model_validate(document)
-    except pydantic.ValidationError as error:
-        raise parameter_error(error, ClassifyQuery.model_fields) from error
 
 
 def _make_output(args: argparse.Namespace) -> ClipOutput:
@@ -150,18 +79,23 @@ def _write_file(files: list[SoundFile], query: ClassifyQuery, args: argparse.Nam
     try:
         with closing(open_answers(path)) as answers:
             left = [file for file in files if file.path is None or file.name not in answers.done]
-            code = exit_codes.OK
+            num_failed = 0
             if left:
                 with ending_at_once(), ProgressBar(len(left)) as bar:
                     sink = Sink(answers.output, answers.write)
-                    code = asyncio.run(_classify(left, query, args, settings, sink, bar))
+                    num_failed = asyncio.run(_classify(left, query, args, settings, sink, bar))
             answers.finish()
     except OSError as error:
         print(f"sonotag classify: {args.output}: {error.strerror or error}", file=sys.stderr)
         return exit_codes.FAILURE
-    skipped = f", {len(files) - len(left)} were there already" if len(left) < len(files) else ""
-    print(f"sonotag classify: {args.output}: {len(left)} files scored{skipped}", file=sys.stderr)
-    return code
+    num_scored = len(left) - num_failed
+    parts = [f"{num_scored} file{'' if num_scored == 1 else 's'} scored"]
+    if num_failed:
+        parts.append(f"{num_failed} failed")
+    if len(left) < len(files):
+        parts.append(f"{len(files) - len(left)} there already")
+    print(f"sonotag classify: {args.output}: {', '.join(parts)}", file=sys.stderr)
+    return exit_codes.FAILURE if num_failed else exit_codes.OK
 
 
 class Sink(NamedTuple):
@@ -179,6 +113,7 @@ async def _classify(
     sink: Sink,
     bar: ProgressBar,
 ) -> int:
+    """Score the files and return how many could not be."""
     if args.url is None:
         async with open_local_work(query, settings) as work:
             return await _write_answers(files, work, sink, bar, args.jobs or CONCURRENCY)
@@ -188,8 +123,8 @@ async def _classify(
 
 
 async def _write_answers(files: list[SoundFile], work: ClipWork, sink: Sink, bar: ProgressBar, concurrency: int) -> int:
-    """Score some files at a time and write their answers in the order of the files."""
-    code = exit_codes.OK
+    """Score some files at a time, write their answers in the order of the files, and return how many have none."""
+    num_failed = 0
     waiting = deque(enumerate(files))
     running: deque[tuple[SoundFile, asyncio.Task[ClipAnswer | ErrorBody]]] = deque()
     try:
@@ -203,7 +138,7 @@ async def _write_answers(files: list[SoundFile], work: ClipWork, sink: Sink, bar
             if isinstance(result, ClipAnswer):
                 sink.write(sink.output.answer(file.name, result))
                 continue
-            code = exit_codes.FAILURE
+            num_failed += 1
             with bar.hidden():
                 print(f"sonotag classify: {file.name}: {result.message}", file=sys.stderr)
             sink.write(sink.output.error(file.name, result))
@@ -211,7 +146,7 @@ async def _write_answers(files: list[SoundFile], work: ClipWork, sink: Sink, bar
         for _, task in running:
             task.cancel()
         await asyncio.gather(*(task for _, task in running), return_exceptions=True)
-    return code
+    return num_failed
 
 
 async def _answer(work: ClipWork, index: int, file: SoundFile, bar: ProgressBar) -> ClipAnswer | ErrorBody:

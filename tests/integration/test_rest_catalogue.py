@@ -22,6 +22,14 @@ def get(server: AppServer | ServiceProcess, path: str, **query: str) -> Any:
     return response.json()
 
 
+def test_every_operation_stands_under_one_heading_of_the_docs(fake_server: AppServer) -> None:
+    paths = get(fake_server, "/openapi.json")["paths"]
+    tags = {path: operation.get("tags", []) for path, item in paths.items() for operation in item.values()}
+    assert {tag for found in tags.values() for tag in found} == {"clips", "models", "streams", "operation"}
+    assert [path for path, found in tags.items() if len(found) != 1] == []
+    assert tags["/v1/classify/batch"] == ["clips"]
+
+
 def test_models_says_what_is_served_and_which_is_the_default(embedded_server: ServiceProcess) -> None:
     manifest = json.loads((EMBEDDED_BUNDLE.folder / "bundle.json").read_text())
     served = get(embedded_server, "/v1/models")

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import pytest
+from tests.support.programs import lack
 
 MAX_SECONDS = 150
 PYTHON = "/usr/bin/python3"
@@ -41,7 +41,7 @@ def running_camera(sound: Path | None, *, port: int = 0) -> Iterator[Camera]:
         port: Where; 0 for a free one.
     """
     if subprocess.run([PYTHON, "-c", _PROBE], capture_output=True, check=False, timeout=60).returncode:
-        (pytest.fail if os.environ.get("CI") else pytest.skip)(f"needs GStreamer's RTSP server (Debian packages {PACKAGES})")
+        lack("GStreamer's RTSP server", PACKAGES)
     command = [PYTHON, str(_SCRIPT), str(sound or "-"), str(port)]
     # An environment of this one's Python is not for that one.
     environ = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}

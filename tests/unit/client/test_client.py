@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from websockets.asyncio.server import ServerConnection, serve
 
-from service.answers import ClassifyQuery, ClipAnswer
+from service.answers import ClipAnswer
 from service.client import AsyncClient, BadAnswer, Client, Disconnected, Retry, Unreachable
 from service.errors import (
     ClipTooShort,
@@ -149,18 +149,34 @@ def test_an_error_is_of_the_class_that_the_server_raised(
 
 
 async def test_who_watches_gets_the_same_answer_and_is_told_how_much_is_done(server: AppServer) -> None:
-    query = ClassifyQuery(hop=0.5, timeline=True, events="true", embedding=True)
     clip = wav(heard((SPEECH, 2), (DOG, 2)))
     fractions: list[float] = []
     async with AsyncClient(server.url) as client:
-        watched = await client.classify_query(clip, query, on_progress=fractions.append)
-        assert watched == await client.classify_query(clip, query)
+        fields = {"hop": 0.5, "timeline": True, "events": True, "embedding": True}
+        watched = await client.classify(clip, on_progress=fractions.append, **fields)
+        assert watched == await client.classify(clip, **fields)
         with pytest.raises(UnsupportedAudio):
-            await client.classify_query(b"no sound " * 1000, query, on_progress=fractions.append)
+            await client.classify(b"no sound " * 1000, on_progress=fractions.append)
     assert watched.windows
     assert len(fractions) == len(watched.windows)
     assert fractions == sorted(fractions)
     assert 0 < fractions[0] < fractions[-1] == 1
+
+
+def test_who_watches_without_an_event_loop_is_told_too(client: Client) -> None:
+    fractions: list[float] = []
+    clip = wav(heard((SPEECH, 2)))
+    assert client.classify(clip, hop=1, on_progress=fractions.append) == client.classify(clip, hop=1)
+    assert fractions == [0.5, 1]
+
+
+def test_a_timeline_that_is_too_long_is_refused_whether_or_not_anybody_watches() -> None:
+    clip, labels = wav(heard((SPEECH, 26))), [f"Sound {i}" for i in range(1000)]
+    with serving(FakeRunner(labels=labels)) as server, Client(server.url) as client:
+        for on_progress in (None, lambda fraction: None):
+            with pytest.raises(InvalidParameter, match="more than 250000 tags") as caught:
+                client.classify(clip, timeline=True, hop=0.1, top_k=1000, on_progress=on_progress)
+            assert caught.value.param == "timeline"
 
 
 def test_a_missing_file_is_the_systems_own_error(client: Client, tmp_path: Path) -> None:

@@ -1,7 +1,11 @@
 from __future__ import annotations
 
+import subprocess
+from collections import deque
 from collections.abc import Callable
+from pathlib import Path
 
+import av
 import pytest
 
 from service.commands.addresses import is_address, without_secrets
@@ -9,6 +13,7 @@ from service.commands.av_connection import AvConnection
 from service.commands.listen_network import Connection, NetworkReader, Patience
 from service.commands.listen_sources import SourceLost
 from service.errors import InvalidParameter, UnsupportedAudio
+from tests.support.programs import find_program
 from tests.support.shared import REPOSITORY
 
 SECOND = bytes(4 * 8000)
@@ -151,10 +156,33 @@ SPEECH = str(REPOSITORY / "examples" / "speech.wav")
 @pytest.mark.parametrize(("rate", "samples"), [(None, 16_000), (8000, 8000)])
 def test_sound_comes_at_the_rate_of_the_first_connection(rate: int | None, samples: int) -> None:
     connection = AvConnection(SPEECH, None, rate)
-    num_bytes = sum(len(data) for data in iter(connection.read, b""))
-    connection.close()
+    num_bytes = len(all_of(connection))
     assert connection.sample_rate == samples
     assert connection.duration_seconds == pytest.approx(num_bytes / 4 / samples, abs=0.05)
+
+
+def test_a_damaged_packet_costs_its_own_sound_and_no_more(tmp_path: Path) -> None:
+    whole, damaged = tmp_path / "whole.aac", tmp_path / "damaged.aac"
+    ffmpeg = [find_program("ffmpeg"), "-nostdin", "-loglevel", "error"]
+    subprocess.run([*ffmpeg, "-i", SPEECH, str(whole)], check=True, timeout=60)
+    data = bytearray(whole.read_bytes())
+    middle = len(data) // 2
+    data[middle : middle + 600] = bytes((7 * index + 255) % 256 for index in range(600))
+    damaged.write_bytes(data)
+    with av.open(str(damaged)) as container, pytest.raises(av.InvalidDataError):
+        deque(container.decode(audio=0), maxlen=0)
+    expected, heard = (all_of(AvConnection(str(path), None, None)) for path in (whole, damaged))
+    missing = (len(expected) - len(heard)) / 4 / 16_000
+    assert 0 < missing < 0.5
+    second = 4 * 16_000
+    assert heard[:second] == expected[:second]
+    assert heard[-second:] == expected[-second:]
+
+
+def all_of(connection: AvConnection) -> bytes:
+    data = b"".join(iter(connection.read, b""))
+    connection.close()
+    return data
 
 
 def refuse(connect: Callable[[], object], kind: type[Exception], words: str) -> None:
