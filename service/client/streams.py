@@ -83,7 +83,7 @@ async def open_stream(url: str, headers: Mapping[str, str]) -> ClientConnection:
     except InvalidHandshake as error:
         raise BadAnswer(f"the server does not take websockets: {error}") from error
     except (OSError, TimeoutError, InvalidURI, EOFError) as error:
-        raise Unreachable(f"no stream can be opened: {str(error) or type(error).__name__}") from error
+        raise Unreachable(f"no answer from {url}: {_reason(error)}") from error
 
 
 Connect = Callable[[], Awaitable[ClientConnection]]
@@ -230,6 +230,11 @@ async def _send_frame(socket: ClientConnection, frame: Frame) -> None:
         return
     for first in range(0, len(frame), PIECE_BYTES):
         await socket.send(frame[first : first + PIECE_BYTES])
+
+
+def _reason(error: Exception) -> str:
+    """Return why there is no connection, without the number that Python puts before it."""
+    return (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
 
 
 def _ending(socket: ClientConnection, fatal: ErrorMessage | None) -> ServiceError | None:

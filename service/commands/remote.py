@@ -96,7 +96,7 @@ async def until_stopped(
         OSError: What the frames raised.
     """
     stopping = asyncio.create_task(stopped.wait())
-    coming: asyncio.Future[bytes] | None = None
+    coming: asyncio.Task[bytes] | None = None
     try:
         while not stopped.is_set():
             coming = coming or asyncio.ensure_future(anext(frames))
