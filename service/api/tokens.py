@@ -18,7 +18,7 @@ from service.validation import parameter_error
 
 MAX_BYTES = 4096
 
-router = APIRouter()
+router = APIRouter(tags=["access"])
 
 
 class TokenRequest(pydantic.BaseModel):

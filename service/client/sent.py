@@ -8,7 +8,7 @@ from typing import Final
 
 from service.audio.formats import RawFormat
 from service.client.sounds import Frame
-from service.streaming.messages import ClientMessage, Start
+from service.streaming.messages import ClientMessage, KeepAlive, Start
 
 KEEP_SECONDS: Final = 60.0
 """Twice what a server keeps a stream for, by default: what the network's buffers took before the break is in it."""
@@ -43,7 +43,9 @@ class SentFrames:
         return -(-self._first // self._frame_bytes) / self._rate
 
     def add(self, frame: Frame) -> None:
-        """Keep a frame that is about to be sent, and forget what is too old."""
+        """Keep a frame that is about to be sent, and forget what is too old; `keep_alive` is about then and not about sound."""
+        if isinstance(frame, KeepAlive):
+            return
         self._frames.append((self._end, frame))
         if not isinstance(frame, ClientMessage):
             self._end += len(frame)

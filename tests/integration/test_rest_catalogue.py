@@ -25,7 +25,7 @@ def get(server: AppServer | ServiceProcess, path: str, **query: str) -> Any:
 def test_every_operation_stands_under_one_heading_of_the_docs(fake_server: AppServer) -> None:
     paths = get(fake_server, "/openapi.json")["paths"]
     tags = {path: operation.get("tags", []) for path, item in paths.items() for operation in item.values()}
-    assert {tag for found in tags.values() for tag in found} == {"clips", "models", "streams", "operation"}
+    assert {tag for found in tags.values() for tag in found} == {"clips", "models", "streams", "access", "operation"}
     assert [path for path, found in tags.items() if len(found) != 1] == []
     assert tags["/v1/classify/batch"] == ["clips"]
 
@@ -91,7 +91,7 @@ def test_the_description_says_what_a_clip_may_be_sent_with_and_answered_by(fake_
         *("timeline", "embedding", "events", "model", "channel"),
     }
     assert set(classify["requestBody"]["content"]) == {"multipart/form-data", "application/octet-stream"}
-    assert set(classify["responses"]) == {"200", "400", "404", "413", "415", "422", "500", "503"}
+    assert set(classify["responses"]) == {"200", *map(str, (400, 401, 403, 404, 408, 413, 415, 422, 429, 500, 503))}
     for path in ("/v1/classify/batch", "/compat/huggingface", "/v1/models", "/v1/models/{name}", "/v1/labels", "/health/ready"):
         assert path in described["paths"]
 
