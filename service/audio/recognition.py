@@ -70,7 +70,7 @@ class Recogniser:
 
     def _refuse(self) -> str:
         if not self.head:
-            raise UnsupportedAudio("nothing stands after the ID3 tag" if self.offset else "it is empty: it has no bytes")
+            raise UnsupportedAudio("nothing stands after the ID3 tag" if self.offset else "it is empty")
         shown = bytes(self.head[:12])
         seen = repr(shown.decode()) if shown.isascii() and shown.decode().isprintable() else shown.hex(" ")
         raise UnsupportedAudio(
