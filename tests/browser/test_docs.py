@@ -35,7 +35,7 @@ def test_the_interface_is_shown_and_tried_out_without_the_internet(
         browser.get(url + "/docs")
         wait.until(lambda _: browser.find_element(By.CSS_SELECTOR, ".opblock"))
         shown = browser.find_elements(By.CSS_SELECTOR, ".opblock-summary-path")
-        assert [element.get_attribute("data-path") for element in shown] == list(paths)
+        assert sorted(str(element.get_attribute("data-path")) for element in shown) == sorted(paths)  # each once, by heading
         press("[id$=labels_v1_labels_get] .opblock-summary-control")
         press("[id$=labels_v1_labels_get] .try-out__btn")
         press("[id$=labels_v1_labels_get] .execute")
