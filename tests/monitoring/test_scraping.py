@@ -19,7 +19,7 @@ import soundfile
 import yaml
 from websockets.exceptions import ConnectionClosed
 
-from service.metrics import DROP_REASONS, OTHER, REFUSALS, SOURCES, STAGES, STREAM_OUTCOMES, WASTE_REASONS
+from service.metrics import DECODER_FAILURES, DROP_REASONS, OTHER, REFUSALS, SOURCES, STAGES, STREAM_OUTCOMES, WASTE_REASONS
 from tests.support.process import ServiceProcess, running
 from tests.support.prometheus import (
     ALERTS,
@@ -253,7 +253,7 @@ def test_no_client_makes_new_series(prometheus: Prometheus, load: Load, service:
             values.setdefault(name, set()).add(value)
     assert values["route"] <= routes
     assert values["stage"] == set(STAGES)
-    assert values["reason"] == {*DROP_REASONS, *REFUSALS, *WASTE_REASONS}
+    assert values["reason"] == {*DECODER_FAILURES, *DROP_REASONS, *REFUSALS, *WASTE_REASONS}
     assert values["outcome"] == set(STREAM_OUTCOMES)
     assert values["source"] == set(SOURCES)
     assert len(values["model"]) == len(values["source_sha256"]) == 1
