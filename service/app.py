@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -14,7 +13,6 @@ from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 
 from service.access.guard import Guard
-from service.access.metering import LocalQuotas
 from service.api import asyncapi, health, page, rest, tokens, websocket
 from service.api.admission import Admission
 from service.api.error_handlers import add_error_handlers
@@ -31,6 +29,7 @@ from service.inference.runner import ModelSpec, Runner
 from service.inference.watchdog import Watchdog
 from service.keeper.client import KeeperClient, LocalKeeper
 from service.keeper.keeper import Keeper
+from service.kept_quotas import KeptQuotas
 from service.lifecycle import Lifecycle
 from service.logs import log_event
 from service.metrics import Metrics
@@ -77,7 +76,7 @@ def create_app(
     own_nursery = Nursery() if nursery is None else None
     decoders = DecoderPool(_decoder_limits(settings), nursery or own_nursery or Nursery(), metrics.decoder_failed)
     keeper = keeper or LocalKeeper(Keeper(settings))
-    guard = Guard(settings, LocalQuotas(time.monotonic))
+    guard = Guard(settings, KeptQuotas(keeper))
     services = Services(
         settings=settings,
         guard=guard,

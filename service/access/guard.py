@@ -198,8 +198,8 @@ class Guard:
         if key.limits.max_streams is None:
             yield
             return
-        await self.quotas.open_stream(key.id, key.limits, lease)
-        try:
+        try:  # around the question too: it may be answered after the caller left
+            await self.quotas.open_stream(key.id, key.limits, lease)
             yield
         finally:
             await self.quotas.close_stream(key.id, lease)

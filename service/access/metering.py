@@ -1,50 +1,17 @@
-"""Asking for quotas: in this process, and a block of sound at a time."""
+"""Asking for quotas of sound: a block at a time."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from typing import Final
 
 from service.access.keys import Limits
-from service.access.quotas import QuotaLedger, Quotas
+from service.access.quotas import Quotas
 
 BLOCK_SECONDS: Final = 10.0
 """So much sound is set aside at once: a live stream asks every ten seconds."""
 SLACK_SECONDS: Final = 0.001
 """A clip that was resampled may be a sample longer than it said."""
-
-
-class LocalQuotas:
-    """Counts in this process: `Quotas` of a service with one worker.
-
-    Args:
-        clock: Seconds, rising.
-    """
-
-    def __init__(self, clock: Callable[[], float]) -> None:
-        self._ledger = QuotaLedger()
-        self._clock = clock
-
-    async def admit_request(self, key: str, limits: Limits) -> None:
-        """See `Quotas`."""
-        self._ledger.admit_request(key, limits, self._clock())
-
-    async def open_stream(self, key: str, limits: Limits, lease: str) -> None:
-        """See `Quotas`."""
-        self._ledger.open_stream(key, limits, 0, lease)
-
-    async def close_stream(self, key: str, lease: str) -> None:
-        """See `Quotas`."""
-        self._ledger.close_stream(key, 0, lease)
-
-    async def reserve_audio(self, key: str, limits: Limits, seconds: float, minimum: float) -> float:
-        """See `Quotas`."""
-        return self._ledger.reserve_audio(key, limits, seconds, minimum, self._clock())
-
-    async def return_audio(self, key: str, seconds: float) -> None:
-        """See `Quotas`."""
-        self._ledger.return_audio(key, seconds)
 
 
 class AudioMeter:

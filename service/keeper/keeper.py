@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import time
+from collections.abc import Callable
 from typing import Final, Protocol, TypeVar
 
 from service.errors import Unavailable
+from service.keeper.accounts import Accounts
 from service.keeper.desk import Desk
 from service.keeper.link import ASK_SECONDS
 from service.keeper.places import StreamPlaces
@@ -56,14 +59,16 @@ class Keeper:
 
     Args:
         settings: The whole service's settings.
+        clock: Seconds, rising; quotas are counted by it.
 
     Attributes:
         desk: Who answers what workers ask.
         places: The live streams.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, *, clock: Callable[[], float] = time.monotonic) -> None:
         self.desk = Desk()
+        self._accounts = Accounts(self.desk, clock)
         self.places = StreamPlaces(settings.max_streams)
         self._ports: dict[int, Port] = {}
         self.desk.add(HELLO, _greet)
@@ -80,6 +85,7 @@ class Keeper:
         """A worker is dead: what it held is free again."""
         self._ports.pop(worker, None)
         self.places.forget(worker)
+        self._accounts.forget(worker)
 
     async def ask_worker(self, worker: int, topic: Topic[Q, A], question: Q, *, seconds: float = ASK_SECONDS) -> A:
         """Ask one worker.

@@ -7,7 +7,9 @@ from typing import Final, Generic, TypeVar
 
 import pydantic
 
-VERSION: Final = 1
+from service.access.keys import Limits
+
+VERSION: Final = 2
 """Of all messages together. Both ends are one installation, but one may be older: an upgrade replaces files under a supervisor
 that goes on, and its next worker is a new one."""
 
@@ -109,3 +111,56 @@ FETCH_STREAM: Final = Topic("fetch_stream", StreamToken, StreamState)
 """To the keeper, which asks the worker that the token names."""
 GIVE_STREAM: Final = Topic("give_stream", StreamToken, StreamState)
 """To that worker."""
+
+
+class KeyRequest(Message):
+    """A request made with an API key. `key` is the key's ID, here and below."""
+
+    key: str
+    limits: Limits
+
+
+class KeyStream(Message):
+    """A stream opened with an API key; `lease` names it among its worker's."""
+
+    key: str
+    limits: Limits
+    lease: str
+
+
+class KeyStreamOver(Message):
+    """It is closed; one that is not known does not matter."""
+
+    key: str
+    lease: str
+
+
+class AudioWanted(Message):
+    """Sound to be set aside for an API key: so many seconds, of which the minimum is of use."""
+
+    key: str
+    limits: Limits
+    seconds: float
+    minimum: float
+
+
+class AudioBack(Message):
+    """Seconds that were set aside and not used."""
+
+    key: str
+    seconds: float
+
+
+class Verdict(Message):
+    """Whether the key may: the message of the refusal where it may not, else how much sound was set aside."""
+
+    refusal: str | None = None
+    retry_after_s: float | None = None
+    seconds: float = 0.0
+
+
+ADMIT_REQUEST: Final = Topic("admit_request", KeyRequest, Verdict)
+OPEN_KEY_STREAM: Final = Topic("open_key_stream", KeyStream, Verdict)
+CLOSE_KEY_STREAM: Final = Topic("close_key_stream", KeyStreamOver, Nothing)
+RESERVE_AUDIO: Final = Topic("reserve_audio", AudioWanted, Verdict)
+RETURN_AUDIO: Final = Topic("return_audio", AudioBack, Nothing)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import re
+import signal
 import socket
 import ssl
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -279,6 +281,46 @@ async def test_quotas_hold_and_say_when_to_come_again(tmp_path: Path) -> None:
         assert [message["end"] for message in told.tags] == [1, 2, 3, 4, 5], "what came before is scored and sent"
         async with httpx.AsyncClient(base_url=server.url, headers=bearer(short)) as client:
             expect_error(await client.post("/v1/classify", content=CLIP), 429, "quota")
+
+
+async def test_quotas_hold_for_all_workers_together(tmp_path: Path) -> None:
+    path = tmp_path / "keys.json"
+    few = add_key(path, "few", limits=Limits(max_streams=2))
+    busy = add_key(path, "busy", limits=Limits(requests_per_minute=4))
+    environ = {"SONOTAG_WORKERS": "2", "SONOTAG_API_KEYS_FILE": str(path), "SONOTAG_WATCHDOG_SECONDS": "600"}
+    with running("tests.support.fake_service", cwd=tmp_path, environ=environ) as service:
+        url = await asyncio.to_thread(service.wait_ready)
+        one, other = service.children()
+
+        def only(awake: int, asleep: int) -> None:
+            """Have one worker take whatever comes next: the other one is stopped."""
+            os.kill(awake, signal.SIGCONT)
+            os.kill(asleep, signal.SIGSTOP)
+
+        async def ask() -> int:
+            async with httpx.AsyncClient(base_url=url, headers=bearer(busy), timeout=60) as client:
+                return (await client.get("/v1/labels")).status_code
+
+        async def open_stream(streams: AsyncExitStack) -> dict[str, Any]:
+            """Return what a new stream is told first."""
+            listener = await streams.enter_async_context(Stream(url, RAW, additional_headers=bearer(few), close_timeout=1))
+            return await listener.first()
+
+        async with AsyncExitStack() as streams:
+            only(one, other)
+            assert [await ask(), await ask()] == [200, 200]
+            first = await open_stream(streams)
+            only(other, one)
+            assert [await ask(), await ask(), await ask()] == [200, 200, 429]
+            second = await open_stream(streams)
+            assert first["resume_token"].split(".")[0] != second["resume_token"].split(".")[0], "each worker has one"
+            assert (await open_stream(streams))["code"] == "quota"
+            os.kill(one, signal.SIGKILL)
+            async with asyncio.timeout(60):  # until the supervisor has seen it
+                while (again := await open_stream(streams))["type"] != "ready":
+                    assert again["code"] == "quota"
+            assert (await open_stream(streams))["code"] == "quota", "the streams of the worker that lives still count"
+        assert await asyncio.to_thread(service.end_cleanly) == 0
 
 
 def test_a_clip_counts_by_its_length_and_is_refused_before_it_is_scored(tmp_path: Path) -> None:

@@ -78,6 +78,16 @@ class Listener:
                 await self._changed.wait()
         return found[count - 1]
 
+    async def first(self) -> dict[str, Any]:
+        """Wait for the first message, whatever it is, and return it."""
+        async with asyncio.timeout(TIMEOUT_SECONDS):
+            while not self.told.messages:
+                if self._reading.done():
+                    raise AssertionError(f"the stream ended with {self.told.code} before any message")
+                self._changed.clear()
+                await self._changed.wait()
+        return self.told.messages[0]
+
     async def closed(self) -> Told:
         async with asyncio.timeout(TIMEOUT_SECONDS):
             await self._reading

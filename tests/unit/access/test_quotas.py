@@ -5,9 +5,13 @@ import asyncio
 import pytest
 
 from service.access.keys import Limits
-from service.access.metering import BLOCK_SECONDS, AudioMeter, LocalQuotas
+from service.access.metering import BLOCK_SECONDS, AudioMeter
 from service.access.quotas import HOUR_SECONDS, QuotaLedger
 from service.errors import QuotaExceeded
+from service.keeper.client import LocalKeeper
+from service.keeper.keeper import Keeper
+from service.kept_quotas import KeptQuotas
+from service.settings import Settings
 
 KEY, OTHER = "aaaaaaaa", "bbbbbbbb"
 DAY = 24 * HOUR_SECONDS
@@ -96,11 +100,11 @@ def test_without_a_limit_nothing_is_counted() -> None:
     assert ledger.reserve_audio(KEY, Limits(), 1e9, 1e9, 0.0) == 1e9
 
 
-class CountedQuotas(LocalQuotas):
+class CountedQuotas(KeptQuotas):
     """Keeps how much was set aside at each call."""
 
     def __init__(self) -> None:
-        super().__init__(lambda: 0.0)
+        super().__init__(LocalKeeper(Keeper(Settings(_env_file=None), clock=lambda: 0.0)))  # type: ignore[call-arg]
         self.reserved: list[float] = []
 
     async def reserve_audio(self, key: str, limits: Limits, seconds: float, minimum: float) -> float:

@@ -8,7 +8,8 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from service.errors import StartError, Unavailable
+from service.access.keys import Limits
+from service.errors import QuotaExceeded, StartError, Unavailable
 from service.keeper.client import KeeperClient, LinkedKeeper, LocalKeeper
 from service.keeper.keeper import Keeper
 from service.keeper.link import MAX_FRAME_BYTES, Link
@@ -26,6 +27,7 @@ from service.keeper.topics import (
     Topic,
     Welcome,
 )
+from service.kept_quotas import KeptQuotas
 from service.settings import Settings
 
 SETTINGS = Settings(_env_file=None, max_streams=2)  # type: ignore[call-arg]
@@ -164,6 +166,56 @@ async def test_the_places_of_a_dead_worker_are_free_again() -> None:
             for client, holder in ((first, "a"), (second, "b")):
                 assert (await client.ask(TAKE_PLACE, TakePlace(holder=holder))).is_granted
         assert (await first.ask(COUNT_PLACES, Nothing())).taken == 1
+
+
+@BOTH
+async def test_what_a_key_may_is_decided_by_one_for_all(kind: str) -> None:
+    async with either(kind, Keeper(SETTINGS, clock=lambda: 7.0)) as client:
+        quotas = KeptQuotas(client)
+        limits = Limits(max_streams=1, requests_per_minute=2, audio_seconds_per_day=30)
+        await quotas.open_stream("key", limits, "a")
+        with pytest.raises(QuotaExceeded, match="has 1 streams open, its limit is 1"):
+            await quotas.open_stream("key", limits, "b")
+        await quotas.open_stream("other", limits, "b")
+        await quotas.close_stream("key", "a")
+        await quotas.open_stream("key", limits, "b")
+        for _ in range(2):
+            await quotas.admit_request("key", limits)
+        with pytest.raises(QuotaExceeded) as refused:
+            await quotas.admit_request("key", limits)
+        assert refused.value.retry_after_s == 60
+        assert [await quotas.reserve_audio("key", limits, 20, 1) for _ in range(2)] == [20, 10]
+        await quotas.return_audio("key", 4)
+        assert await quotas.reserve_audio("key", limits, 20, 1) == 4
+        with pytest.raises(QuotaExceeded, match=r"0\.0 s of sound left of 30 s"):
+            await quotas.reserve_audio("key", limits, 20, 1)
+
+
+async def test_workers_share_a_key_and_the_streams_of_a_dead_one_are_forgotten() -> None:
+    limits = Limits(max_streams=2)
+    keeper = make_keeper()
+    async with linked(keeper, 1) as (first, _):
+        async with linked(keeper, 2) as (second, _):
+            await KeptQuotas(first).open_stream("key", limits, "a")
+            await KeptQuotas(second).open_stream("key", limits, "a")
+            for client in (first, second):
+                with pytest.raises(QuotaExceeded):
+                    await KeptQuotas(client).open_stream("key", limits, "b")
+        await KeptQuotas(first).open_stream("key", limits, "b")
+        with pytest.raises(QuotaExceeded):
+            await KeptQuotas(first).open_stream("key", limits, "c")
+
+
+async def test_under_a_limit_nobody_is_let_in_without_the_supervisor() -> None:
+    async with linked(make_keeper(), 1) as (client, link):
+        await link.close()
+        quotas = KeptQuotas(client)
+        with pytest.raises(Unavailable):
+            await quotas.admit_request("key", Limits(requests_per_minute=1))
+        await quotas.admit_request("key", Limits())
+        await quotas.open_stream("key", Limits(), "a")
+        assert await quotas.reserve_audio("key", Limits(), 5, 1) == 5
+        await quotas.close_stream("key", "a")
 
 
 async def test_whoever_waits_is_told_when_the_supervisor_dies() -> None:
