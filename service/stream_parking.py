@@ -3,6 +3,9 @@
 The worker that had a stream keeps it, with its state as it is: nothing is copied for a stream that nobody comes back for.
 Whoever takes the new connection asks the keeper, which asks the worker that the token names (`service.keeper`). A client may be
 back before its old connection is known to be broken: then that one is left first. With the worker its streams are gone.
+
+A stream is given to the API key that opened it and to no other. The keeper counts what is kept: the oldest go when there are
+more than may be open.
 """
 
 from __future__ import annotations
@@ -14,7 +17,17 @@ from dataclasses import dataclass
 from service.errors import Unavailable
 from service.keeper.client import KeeperClient
 from service.keeper.keeper import GIVE_SECONDS
-from service.keeper.topics import FETCH_STREAM, GIVE_STREAM, StreamState, StreamToken
+from service.keeper.topics import (
+    DROP_STREAM,
+    FETCH_STREAM,
+    GIVE_STREAM,
+    PARK_STREAM,
+    UNPARK_STREAM,
+    Nothing,
+    ParkedStream,
+    StreamState,
+    StreamToken,
+)
 from service.streaming.driver import StreamDriver
 
 MAX_TOKEN_CHARACTERS = 100
@@ -23,14 +36,15 @@ MAX_TOKEN_CHARACTERS = 100
 @dataclass(slots=True)
 class _Kept:
     driver: StreamDriver
+    owner: str
     expiry: asyncio.TimerHandle | None = None
 
 
 class StreamParking:
-    """A `Resumption` for one worker. Its methods belong to the event loop.
+    """The streams of one worker. Its methods belong to the event loop.
 
     Args:
-        keeper: Finds the streams of other workers.
+        keeper: Finds the streams of other workers, and counts all.
         keep_seconds: How long a stream is kept (SONOTAG_RESUME_SECONDS).
     """
 
@@ -39,54 +53,103 @@ class StreamParking:
         self._seconds = keep_seconds
         self._kept: dict[str, _Kept] = {}
         keeper.desk.add(GIVE_STREAM, self._give)
+        keeper.desk.add(DROP_STREAM, self._drop_oldest)
 
     @property
     def num_held(self) -> int:
         """Streams that wait for their clients."""
         return sum(kept.expiry is not None for kept in self._kept.values())
 
+    def of(self, owner: str) -> OwnParking:
+        """Return what a stream of an API key has of it; `owner` is the key's ID, empty without keys."""
+        return OwnParking(self, owner)
+
     def make_token(self) -> str:
         """See `Resumption`."""
         return f"{self._keeper.worker}.{secrets.token_urlsafe(18)}"
 
-    def watch(self, token: str, driver: StreamDriver) -> None:
+    def watch(self, token: str, driver: StreamDriver, owner: str) -> None:
         """See `Resumption`."""
-        self._kept[token] = _Kept(driver)
+        self._kept[token] = _Kept(driver, owner)
 
     def hold(self, token: str) -> None:
         """See `Resumption`."""
         if kept := self._kept.get(token):
             kept.expiry = asyncio.get_running_loop().call_later(self._seconds, self._expire, token)
+            self._keeper.tell(PARK_STREAM, ParkedStream(token=token))
 
     def drop(self, token: str) -> None:
         """See `Resumption`."""
         self._kept.pop(token, None)
 
-    async def fetch(self, token: str) -> str | None:
+    async def fetch(self, token: str, owner: str) -> str | None:
         """See `Resumption`."""
         if len(token) > MAX_TOKEN_CHARACTERS:
             return None
         try:
-            answer = await self._keeper.ask(FETCH_STREAM, StreamToken(token=token), seconds=GIVE_SECONDS + 1)
+            answer = await self._keeper.ask(FETCH_STREAM, StreamToken(token=token, owner=owner), seconds=GIVE_SECONDS + 1)
         except Unavailable:
             return None  # without the supervisor nobody can be asked
         return answer.state
 
     async def _give(self, _asker: int, question: StreamToken) -> StreamState:
-        kept = self._kept.pop(question.token, None)
-        if kept is None:
+        kept = self._kept.get(question.token)
+        if kept is None or kept.owner != question.owner:
             return StreamState(state=None)
-        if kept.expiry is not None:
-            kept.expiry.cancel()
+        del self._kept[question.token]
+        self._end_wait(question.token, kept)
         return StreamState(state=await kept.driver.give_away())
+
+    def _drop_oldest(self, _asker: int, question: ParkedStream) -> Nothing:
+        if (kept := self._kept.get(question.token)) and kept.expiry is not None:
+            self._expire(question.token)
+        return Nothing()
 
     def close(self) -> None:
         """The process ends: nobody can come back to what is kept."""
         for token, kept in list(self._kept.items()):
             if kept.expiry is not None:
-                kept.expiry.cancel()
                 self._expire(token)
 
     def _expire(self, token: str) -> None:
         if kept := self._kept.pop(token, None):
+            self._end_wait(token, kept)
             kept.driver.forget()
+
+    def _end_wait(self, token: str, kept: _Kept) -> None:
+        if kept.expiry is not None:
+            kept.expiry.cancel()
+            self._keeper.tell(UNPARK_STREAM, ParkedStream(token=token))
+
+
+class OwnParking:
+    """A `Resumption` for the streams of one API key.
+
+    Args:
+        parking: Has the streams of all.
+        owner: The key's ID; empty without keys.
+    """
+
+    def __init__(self, parking: StreamParking, owner: str) -> None:
+        self._parking = parking
+        self._owner = owner
+
+    def make_token(self) -> str:
+        """See `Resumption`."""
+        return self._parking.make_token()
+
+    def watch(self, token: str, driver: StreamDriver) -> None:
+        """See `Resumption`."""
+        self._parking.watch(token, driver, self._owner)
+
+    def hold(self, token: str) -> None:
+        """See `Resumption`."""
+        self._parking.hold(token)
+
+    def drop(self, token: str) -> None:
+        """See `Resumption`."""
+        self._parking.drop(token)
+
+    async def fetch(self, token: str) -> str | None:
+        """See `Resumption`."""
+        return await self._parking.fetch(token, self._owner)

@@ -117,7 +117,8 @@ async def _run_stream(websocket: WebSocket, services: Services, session_id: str,
     visit.key = caller.name
     guard.authorise(caller, websocket.scope["path"].removeprefix(websocket.scope.get("root_path", "")))
     async with guard.holding_stream(caller, session_id), guard.metering(caller) as meter:
-        driver = StreamDriver(services, SocketChannel(websocket), session_id, meter, services.parking)
+        parking = services.parking.of(caller.key.id) if services.parking else None
+        driver = StreamDriver(services, SocketChannel(websocket), session_id, meter, parking)
         with services.lifecycle.admit(driver.drain):
             visit.driver = driver
             await websocket.accept(subprotocol)

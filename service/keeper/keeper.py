@@ -3,27 +3,33 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Final, Protocol, TypeVar
 
 from service.errors import Unavailable
 from service.keeper.accounts import Accounts
 from service.keeper.desk import Desk
 from service.keeper.link import ASK_SECONDS
+from service.keeper.parked import ParkedStreams
 from service.keeper.places import StreamPlaces
 from service.keeper.topics import (
     COUNT_PLACES,
+    DROP_STREAM,
     FETCH_STREAM,
     GIVE_STREAM,
     HELLO,
     LEAVE_PLACE,
+    PARK_STREAM,
     TAKE_PLACE,
+    UNPARK_STREAM,
     VERSION,
     Hello,
     LeavePlace,
     Message,
     Nothing,
+    ParkedStream,
     Place,
     Places,
     StreamState,
@@ -64,18 +70,22 @@ class Keeper:
     Attributes:
         desk: Who answers what workers ask.
         places: The live streams.
+        parked: Those whose connection broke.
     """
 
     def __init__(self, settings: Settings, *, clock: Callable[[], float] = time.monotonic) -> None:
         self.desk = Desk()
         self._accounts = Accounts(self.desk, clock)
         self.places = StreamPlaces(settings.max_streams)
+        self.parked = ParkedStreams()
         self._ports: dict[int, Port] = {}
         self.desk.add(HELLO, _greet)
         self.desk.add(TAKE_PLACE, self._take_place)
         self.desk.add(LEAVE_PLACE, self._leave_place)
         self.desk.add(COUNT_PLACES, self._count_places)
         self.desk.add(FETCH_STREAM, self._fetch_stream)
+        self.desk.add(PARK_STREAM, self._park_stream)
+        self.desk.add(UNPARK_STREAM, self._unpark_stream)
 
     def join(self, worker: int, port: Port) -> None:
         """A worker is there."""
@@ -85,6 +95,7 @@ class Keeper:
         """A worker is dead: what it held is free again."""
         self._ports.pop(worker, None)
         self.places.forget(worker)
+        self.parked.forget(worker)
         self._accounts.forget(worker)
 
     async def ask_worker(self, worker: int, topic: Topic[Q, A], question: Q, *, seconds: float = ASK_SECONDS) -> A:
@@ -123,6 +134,21 @@ class Keeper:
 
     def _count_places(self, _worker: int, _question: Nothing) -> Places:
         return Places(taken=self.places.taken, limit=self.places.limit)
+
+    def _park_stream(self, worker: int, question: ParkedStream) -> Nothing | Awaitable[Nothing]:
+        # As many as may be open: whoever opens streams and breaks them off has no more of the memory than the places give.
+        too_many = self.parked.add(worker, question.token, self.places.limit)
+        return self._drop_streams(too_many) if too_many else Nothing()
+
+    async def _drop_streams(self, streams: list[tuple[int, str]]) -> Nothing:
+        for worker, token in streams:
+            with contextlib.suppress(Unavailable):  # it is gone, and the stream with it
+                await self.ask_worker(worker, DROP_STREAM, ParkedStream(token=token))
+        return Nothing()
+
+    def _unpark_stream(self, _worker: int, question: ParkedStream) -> Nothing:
+        self.parked.remove(question.token)
+        return Nothing()
 
     async def _fetch_stream(self, _worker: int, question: StreamToken) -> StreamState:
         """Ask the worker whose number the token begins with; one that is dead has taken its streams along."""

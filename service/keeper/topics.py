@@ -96,9 +96,10 @@ COUNT_PLACES: Final = Topic("count_places", Nothing, Places)
 
 
 class StreamToken(Message):
-    """The token of a live stream that another connection wants to go on with."""
+    """The token of a live stream that another connection wants to go on with, and the ID of its API key: empty without keys."""
 
     token: str
+    owner: str
 
 
 class StreamState(Message):
@@ -111,6 +112,20 @@ FETCH_STREAM: Final = Topic("fetch_stream", StreamToken, StreamState)
 """To the keeper, which asks the worker that the token names."""
 GIVE_STREAM: Final = Topic("give_stream", StreamToken, StreamState)
 """To that worker."""
+
+
+class ParkedStream(Message):
+    """A stream whose connection broke, by its token."""
+
+    token: str
+
+
+PARK_STREAM: Final = Topic("park_stream", ParkedStream, Nothing)
+"""To the keeper: this worker keeps a stream from now on."""
+UNPARK_STREAM: Final = Topic("unpark_stream", ParkedStream, Nothing)
+"""To the keeper: it keeps it no longer."""
+DROP_STREAM: Final = Topic("drop_stream", ParkedStream, Nothing)
+"""To a worker: there are too many, and this is the oldest."""
 
 
 class KeyRequest(Message):

@@ -16,6 +16,7 @@ import pytest
 from websockets.exceptions import InvalidStatus
 
 from tests.support.app_server import serving
+from tests.support.keys import add_key, bearer
 from tests.support.process import running
 from tests.support.runners import level
 from tests.support.websocket import Listener, Stream, stream_pieces
@@ -112,6 +113,48 @@ async def test_a_token_is_of_use_once_and_for_so_long() -> None:
                 assert (await second.until("error"))["code"] == "resume_unknown"
                 await second.send(SECOND)
                 assert (await second.until("tags"))["start"] == 0.0
+
+
+async def test_a_stream_goes_on_with_the_key_that_opened_it_and_with_no_other(tmp_path: Path) -> None:
+    path = tmp_path / "keys.json"
+    mine, theirs = (bearer(add_key(path, name)) for name in ("mine", "theirs"))
+    with serving(api_keys_file=str(path)) as server:
+        async with Stream(server.url, RAW, additional_headers=mine) as first:
+            ready = await first.until("ready")
+            await first.send(SECOND)
+            await first.until("tags", 2)
+            query = {**RAW, "resume_token": ready["resume_token"], "last_seq": last_seq(first)}
+            async with Stream(server.url, query, additional_headers=theirs) as stolen:
+                assert "resumed_at" not in await stolen.until("ready")
+                assert (await stolen.until("error"))["code"] == "resume_unknown"
+            await first.send(SECOND)
+            await first.until("tags", 4)  # it has not noticed anything
+            break_off(first)
+            await first.closed()
+        query["last_seq"] = last_seq(first)
+        async with Stream(server.url, query, additional_headers=theirs) as stolen:
+            assert (await stolen.until("error"))["code"] == "resume_unknown"
+        token = await asyncio.to_thread(httpx.post, server.url + "/v1/tokens", json={"scopes": ["stream"]}, headers=mine)
+        async with Stream(server.url, query, additional_headers=bearer(token.json()["token"])) as second:
+            assert (await second.until("ready"))["resumed_at"] == 2.0, "a token of the key is the key"
+
+
+async def test_no_more_streams_are_kept_than_may_be_open_and_the_oldest_go_first() -> None:
+    with serving(max_streams=2) as server:
+        tokens = []
+        for number in range(3):
+            async with Stream(server.url, RAW) as listener:
+                tokens.append((await listener.until("ready"))["resume_token"])
+                await listener.send(TENTH)
+                break_off(listener)
+                await listener.closed()
+            await until(server.url, f'sonotag_streams_total{{outcome="disconnected"}} {number + 1}.0')
+        await until(server.url, 'sonotag_audio_dropped_seconds_total{reason="disconnect"} 0.1')
+        async with going_on(server.url, tokens[0], 0) as (listener, _):
+            assert (await listener.until("error"))["code"] == "resume_unknown"
+        for token in tokens[1:]:
+            async with going_on(server.url, token, 0) as (_, ready):
+                assert ready["resumed_at"] == 0.1
 
 
 async def test_a_client_that_closes_its_stream_leaves_nothing_to_go_on_with() -> None:

@@ -13,6 +13,7 @@ from service.errors import QuotaExceeded, StartError, Unavailable
 from service.keeper.client import KeeperClient, LinkedKeeper, LocalKeeper
 from service.keeper.keeper import Keeper
 from service.keeper.link import MAX_FRAME_BYTES, Link
+from service.keeper.parked import ParkedStreams
 from service.keeper.places import StreamPlaces
 from service.keeper.topics import (
     COUNT_PLACES,
@@ -294,3 +295,16 @@ def test_places_never_exceed_the_limit_whoever_takes_and_leaves() -> None:
     for worker in range(4):
         places.forget(worker)
     assert places.taken == 0
+
+
+def test_of_kept_streams_the_oldest_go_first_and_a_dead_workers_are_gone() -> None:
+    parked = ParkedStreams()
+    assert parked.add(1, "a", 2) == []
+    assert parked.add(2, "b", 2) == []
+    assert parked.add(2, "c", 2) == [(1, "a")]
+    parked.remove("b")
+    parked.remove("never kept")
+    assert parked.add(1, "d", 2) == []
+    parked.forget(2)
+    assert len(parked) == 1
+    assert parked.add(3, "e", 0) == [(1, "d"), (3, "e")]
