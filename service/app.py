@@ -13,7 +13,7 @@ from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 
 from service.access.guard import Guard
-from service.api import asyncapi, health, page, rest, tokens, websocket
+from service.api import asyncapi, health, page, reload, rest, tokens, websocket
 from service.api.admission import Admission
 from service.api.error_handlers import add_error_handlers
 from service.api.middleware import RequestContext, RootPath
@@ -34,7 +34,8 @@ from service.lifecycle import Lifecycle
 from service.logs import log_event
 from service.metrics import Metrics
 from service.postprocess.hysteresis import Thresholds
-from service.services import Services
+from service.reloading import Reloading
+from service.services import ServedModels, Services
 from service.settings import Settings
 from service.speed import watch_speed
 from service.stream_parking import StreamParking
@@ -93,6 +94,9 @@ def create_app(
     elif settings.traces == "otlp":
         services.tracer = _open_tracer(services.clock)
 
+    reloading = Reloading(services, lambda: _open_models(services, runner), lambda catalog: _announce(services, catalog))
+    lifecycle.on_reload = reloading.begin
+
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         if own_nursery is not None:
@@ -105,6 +109,7 @@ def create_app(
             metering.cancel()
         if services.parking is not None:
             services.parking.close()
+        await reloading.close()
         await services.close()  # the watchdog still looks: a model that hangs would hold this up for ever
         decoders.close()
         if own_nursery is not None:
@@ -125,7 +130,7 @@ def create_app(
     app.state.lifecycle = lifecycle
     app.state.metrics = metrics
     add_error_handlers(app)
-    for module in (rest, tokens, websocket, asyncapi, health):
+    for module in (rest, reload, tokens, websocket, asyncapi, health):
         app.include_router(module.router)
     page.add_page(app)
     app.add_middleware(Admission, services=services)
@@ -149,23 +154,14 @@ async def _load(services: Services, runner: Runner | None) -> asyncio.Task[None]
     settings, lifecycle = services.settings, services.lifecycle
     try:
         await services.keeper.start()
-        if runner is not None:
-            places = settings.max_queue_windows
-            batcher = Batcher(runner, max_queue_windows=places, clock=services.clock, observer=services.metrics)
-            catalog = Catalog({runner.spec.name: batcher})
-        else:
-            folders = {bundle.name: bundle.folder for bundle in settings.bundles}
-            catalog = await asyncio.to_thread(open_catalog, folders, settings, services.metrics, clock=services.clock)
+        catalog = await _open_models(services, runner)
         catalog.start()
         services.catalog = catalog
-        for batcher in catalog:
-            _check_events(settings, batcher.spec)
-            fell_back = batcher.spec.provider == "cpu" and settings.provider != "cpu" and has_nvidia_device()
-            services.metrics.model_loaded(batcher.spec, max_queue_windows=settings.max_queue_windows, fell_back=fell_back)
+        _announce(services, catalog)
         await _start_decoders(services)
         services.stream_limit = decide_limit(settings, catalog.get(None).spec)
         services.metrics.stream_limit_changed(services.stream_limit.streams)
-        watch = asyncio.create_task(watch_speed(catalog, services.metrics, services.clock))
+        watch = asyncio.create_task(watch_speed(ServedModels(services, with_retiring=False), services.metrics, services.clock))
         lifecycle.mark_ready()
     except StartError as error:
         lifecycle.fail(error)
@@ -177,13 +173,45 @@ async def _load(services: Services, runner: Runner | None) -> asyncio.Task[None]
     return None
 
 
+async def _open_models(services: Services, runner: Runner | None) -> Catalog:
+    """Open what is to be served, ready to be started.
+
+    Raises:
+        StartError: It cannot be served.
+    """
+    settings = services.settings
+    if runner is not None:
+        places = settings.max_queue_windows
+        batcher = Batcher(runner, max_queue_windows=places, clock=services.clock, observer=services.metrics)
+        catalog = Catalog({runner.spec.name: batcher})
+    else:
+        folders = {bundle.name: bundle.folder for bundle in settings.bundles}
+        catalog = await asyncio.to_thread(open_catalog, folders, settings, services.metrics, clock=services.clock)
+    try:
+        for batcher in catalog:
+            _check_events(settings, batcher.spec)
+    except SettingsError:
+        await asyncio.to_thread(catalog.abandon)
+        raise
+    return catalog
+
+
+def _announce(services: Services, catalog: Catalog) -> None:
+    """Tell the metrics what is served from now on."""
+    settings = services.settings
+    for batcher in catalog:
+        fell_back = batcher.spec.provider == "cpu" and settings.provider != "cpu" and has_nvidia_device()
+        services.metrics.model_loaded(batcher.spec, max_queue_windows=settings.max_queue_windows, fell_back=fell_back)
+
+
 async def _watch(services: Services, loading: asyncio.Task[asyncio.Task[None] | None]) -> None:
     """Give up on this process when a run of a model hangs: no thread can be ended, and what it holds is lost."""
     await asyncio.wait([loading])
     if not services.lifecycle.is_ready:
         return
     settings = services.settings
-    hung = await Watchdog(services.catalog, settings.watchdog_seconds, services.clock).watch()
+    models = ServedModels(services, with_retiring=True)
+    hung = await Watchdog(models, settings.watchdog_seconds, services.clock).watch()
     log_event(
         logger,
         logging.ERROR,
@@ -193,7 +221,7 @@ async def _watch(services: Services, loading: asyncio.Task[asyncio.Task[None] | 
     )
     # The flag first: whoever is told of the failure and asks again must not be sent here.
     services.lifecycle.break_down(f"model {hung.model} does not answer")
-    for batcher in services.catalog:
+    for batcher in models:
         if batcher.spec.name == hung.model:
             batcher.give_up()
 

@@ -17,6 +17,7 @@
     │   │   └── ForbiddenHost           a name that this service does not go by
     │   ├── QuotaExceeded               429 / 4429
     │   ├── NotFound                    404 / 4400
+    │   ├── ReloadFailed                409         the new models cannot be served, the old ones are
     │   ├── ClipTooLong, BodyTooLarge   413 / 4413
     │   ├── ClipTooShort                422
     │   ├── CutSample, BadMessage       400 / 1007  a raw stream that ends inside a sample; text that is no message
@@ -151,6 +152,13 @@ class QuotaExceeded(ServiceError):
     http_status = 429
     close_code = 4429
     retryable = True
+
+
+class ReloadFailed(ServiceError):
+    """The new models cannot be served, or are being loaded already; the old ones serve on."""
+
+    code = "reload_failed"
+    http_status = 409
 
 
 class NotFound(ServiceError):

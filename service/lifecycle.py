@@ -36,6 +36,8 @@ class Lifecycle:
 
     def __init__(self, on_readiness: Callable[[bool], None] | None = None) -> None:
         self._state: State = "starting"
+        self.on_reload: Callable[[], None] | None = None
+        """Reloads the models, where somebody outside asks for it (SIGHUP); it must not block or raise."""
         self._on_readiness = on_readiness
         self._failure: StartError | None = None
         self._breakdown: str | None = None

@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 import platform
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from importlib import metadata
 from typing import Final
 
@@ -145,7 +145,7 @@ class Metrics:
         )
         self._model_info = Gauge(
             "sonotag_model_info",
-            "1 for each model that is served, with where and in what it runs.",
+            "1 for each model that is served, with where and in what it runs; 0 for one that a reload has replaced.",
             ["model", "provider", "precision", "source_sha256"],
             registry=registry,
             multiprocess_mode="livemax",
@@ -244,8 +244,13 @@ class Metrics:
         for reason in WASTE_REASONS:
             self._windows_dropped.labels(spec.name, reason)
         self._batch_size.labels(spec.name)
-        self._num_scored[spec.name] = 0
+        self._num_scored.setdefault(spec.name, 0)
         self.speed_measured(spec.name, 0.0, None)
+
+    def models_retired(self, specs: Iterable[ModelSpec]) -> None:
+        """These are served no longer; what their successors say comes after."""
+        for spec in specs:
+            self._model_info.labels(spec.name, spec.provider, spec.precision, spec.source_sha256).set(0)
 
     def stream_limit_changed(self, max_streams: int) -> None:
         """This process takes so many streams from now on."""

@@ -77,6 +77,7 @@ class DrainingServer(uvicorn.Server):
         self._on_ready: Callable[[], None] | None = on_ready
         self._parent_fd = parent_fd
         self._drain_wanted = False
+        self._reload_wanted = False
         self._first_signal_at = 0.0
         self._drain: asyncio.Task[None] | None = None
         self.is_unfinished = False
@@ -93,6 +94,10 @@ class DrainingServer(uvicorn.Server):
                 os._exit(128 + sig)
             self.should_exit = True
             self.force_exit = True
+
+    def handle_reload(self, _sig: int, _frame: FrameType | None) -> None:
+        """Have the models reloaded, soon: as above."""
+        self._reload_wanted = True
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start to listen; see uvicorn."""
@@ -114,6 +119,10 @@ class DrainingServer(uvicorn.Server):
             await self._listen_later()
             announce, self._on_ready = self._on_ready, None
             announce()
+        if self._reload_wanted and self._lifecycle.is_ready:
+            self._reload_wanted = False
+            if self._lifecycle.on_reload is not None:
+                self._lifecycle.on_reload()
         if self._drain_wanted and self._drain is None:
             self._drain = asyncio.create_task(self._run_drain())
         if self.force_exit:
@@ -270,6 +279,7 @@ def serve_app(
         # uvicorn puts back what it found, and a signal during the last steps must not undo a clean end.
         for sig in (signal.SIGTERM, signal.SIGINT):
             signal.signal(sig, server.handle_exit)
+        signal.signal(signal.SIGHUP, server.handle_reload)
     try:
         server.run(sockets=sockets)
     except SystemExit:
@@ -314,7 +324,7 @@ def end_process(code: int) -> NoReturn:
     cleanly. One that is ignored stays ignored.
     """
     if threading.current_thread() is threading.main_thread():
-        for sig in (signal.SIGTERM, signal.SIGINT):
+        for sig in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(sig, signal.SIG_IGN)
     logging.shutdown()
     sys.stdout.flush()

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 
 from service.access.guard import Guard
 from service.capacity import DEFAULT_LIMIT, StreamLimit
 from service.engine import Engine
+from service.inference.batcher import Batcher
+from service.inference.catalog import Catalog
 from service.keeper.client import KeeperClient
 from service.lifecycle import Lifecycle
 from service.metrics import Metrics
@@ -23,6 +26,7 @@ class Services(Engine):
         metrics: Watches.
         keeper: Knows what holds for the whole service; see `service.keeper`.
         stream_limit: How many there may be in the whole service, and who says so; decided when the models are loaded.
+        retiring: Catalogs that were replaced and are still used.
         parking: Keeps the streams whose connection broke; None where that is not wanted.
     """
 
@@ -31,4 +35,25 @@ class Services(Engine):
     metrics: Metrics
     keeper: KeeperClient
     stream_limit: StreamLimit = DEFAULT_LIMIT
+    retiring: list[Catalog] = field(default_factory=list)
     parking: StreamParking | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ServedModels:
+    """The batchers of the catalog that serves, looked up anew by each iteration.
+
+    Attributes:
+        services: Has the catalogs.
+        with_retiring: Whether those count too that were replaced and are still used.
+    """
+
+    services: Services
+    with_retiring: bool
+
+    def __iter__(self) -> Iterator[Batcher]:
+        """Iterate over the batchers."""
+        yield from self.services.catalog
+        if self.with_retiring:
+            for catalog in list(self.services.retiring):
+                yield from catalog

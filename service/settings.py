@@ -272,6 +272,13 @@ class Settings(BaseSettings):
         description="A stream whose connection broke is kept this long for a client that comes back with its resume_token. "
         "30 s are a tunnel or a change of network; 0 keeps none.",
     )
+    reload_seconds: float = Field(
+        300,
+        ge=0,
+        le=86_400,
+        description="After a reload, how long streams go on with the models they began with; then they are told to come again. "
+        "Both are in memory meanwhile.",
+    )
     drain_seconds: float = Field(
         30,
         ge=0,

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
-from service.inference.catalog import Catalog
+from service.inference.batcher import Batcher
 from service.metrics import Metrics
 
 SPAN_SECONDS = 10.0
@@ -33,17 +33,17 @@ class SpeedMeter:
         return (count - before) / (now - then) if now > then else 0.0
 
 
-def measure_speed(catalog: Catalog, metrics: Metrics, meters: dict[str, SpeedMeter], now: float) -> None:
+def measure_speed(batchers: Iterable[Batcher], metrics: Metrics, meters: dict[str, SpeedMeter], now: float) -> None:
     """Say how fast each model is. A meter is made where a model has none yet."""
-    for batcher in catalog:
+    for batcher in batchers:
         name, seconds = batcher.spec.name, batcher.seconds_per_window
         speed = meters.setdefault(name, SpeedMeter()).push(now, metrics.num_scored(name))
         metrics.speed_measured(name, speed, 1 / seconds if seconds else None)
 
 
-async def watch_speed(catalog: Catalog, metrics: Metrics, clock: Callable[[], float]) -> None:
-    """Say it every second, until cancelled."""
+async def watch_speed(batchers: Iterable[Batcher], metrics: Metrics, clock: Callable[[], float]) -> None:
+    """Say it every second, until cancelled; the models are asked for anew each time, since they may be replaced."""
     meters: dict[str, SpeedMeter] = {}
     while True:
-        measure_speed(catalog, metrics, meters, clock())
+        measure_speed(batchers, metrics, meters, clock())
         await asyncio.sleep(TICK_SECONDS)

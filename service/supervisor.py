@@ -32,7 +32,7 @@ from service.errors import SettingsError, Unavailable
 from service.gpu_choice import choose_gpu
 from service.keeper.keeper import Keeper
 from service.keeper.link import Link
-from service.keeper.topics import PING, Nothing
+from service.keeper.topics import PING, Nothing, Reloaded
 from service.logs import log_event
 from service.metrics import MULTIPROCESS_VARIABLE, forget_worker
 from service.settings import Settings
@@ -78,6 +78,7 @@ class Supervisor:
         self._metrics_folder = metrics_folder
         self._on_ready = on_ready
         self._keeper = Keeper(settings)
+        self._reloads: set[asyncio.Task[Reloaded]] = set()
         self._num_started = 0
         self._processes: dict[int, Process] = {}
         self._ready: set[int] = set()
@@ -91,13 +92,14 @@ class Supervisor:
         loop = asyncio.get_running_loop()
         for sig in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(sig, self._receive_signal)
+        loop.add_signal_handler(signal.SIGHUP, self._begin_reload)
         try:
             async with asyncio.TaskGroup() as group:
                 for index in range(self._settings.workers):
                     group.create_task(self._keep_worker(index))
                 log_event(_logger, logging.INFO, "workers are started", workers=self._settings.workers)
         finally:
-            for sig in (signal.SIGTERM, signal.SIGINT):
+            for sig in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
                 loop.remove_signal_handler(sig)
                 # The process is about to end: a late signal must not change how.
                 signal.signal(sig, signal.SIG_IGN)
@@ -216,6 +218,12 @@ class Supervisor:
         elif now - self._first_signal_at > _SAME_SIGNAL_SECONDS:
             # The workers take it for their second one.
             self._stop(signal.SIGTERM, kill_after=_SECOND_SIGNAL_SECONDS)
+
+    def _begin_reload(self) -> None:
+        """What the workers log says how it ends."""
+        task = asyncio.ensure_future(self._keeper.reloads.reload())
+        self._reloads.add(task)
+        task.add_done_callback(self._reloads.discard)
 
     def _stop(self, sig: signal.Signals, *, kill_after: float = _GRACE_SECONDS) -> None:
         self._stopping.set()

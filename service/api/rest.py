@@ -132,6 +132,7 @@ async def classify(request: Request, query: Annotated[ClassifyQuery, Query()]) -
     services = _services(request)
     async with AsyncExitStack() as stack:
         stack.enter_context(services.lifecycle.admit())
+        stack.enter_context(services.catalog.users.joined())
         batcher = services.catalog.get(query.model)
         plan = make_plan(batcher.spec, query, services.settings.events)
         meter = await stack.enter_async_context(services.guard.metering(caller_of(request)))
@@ -152,7 +153,7 @@ async def classify(request: Request, query: Annotated[ClassifyQuery, Query()]) -
 async def classify_batch(request: Request, query: Annotated[ClassifyQuery, Query()]) -> Response:
     """Say what is heard in several clips: as many parts `file`; one answer or error for each, in order."""
     services = _services(request)
-    with services.lifecycle.admit():
+    with services.lifecycle.admit(), services.catalog.users.joined():
         batcher = services.catalog.get(query.model)
         plan = make_plan(batcher.spec, query, services.settings.events)
         async with (
@@ -193,6 +194,7 @@ async def classify_for_hugging_face(request: Request) -> Response:
     services = _services(request)
     async with AsyncExitStack() as stack:
         stack.enter_context(services.lifecycle.admit())
+        stack.enter_context(services.catalog.users.joined())
         batcher = services.catalog.get(None)
         meter = await stack.enter_async_context(services.guard.metering(caller_of(request)))
         file = await stack.enter_async_context(_only_clip(request, services))

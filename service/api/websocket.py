@@ -119,7 +119,7 @@ async def _run_stream(websocket: WebSocket, services: Services, session_id: str,
     async with guard.holding_stream(caller, session_id), guard.metering(caller) as meter:
         parking = services.parking.of(caller.key.id) if services.parking else None
         driver = StreamDriver(services, SocketChannel(websocket), session_id, meter, parking)
-        with services.lifecycle.admit(driver.drain):
+        with services.lifecycle.admit(driver.drain), services.catalog.users.joined(driver.drain):
             visit.driver = driver
             await websocket.accept(subprotocol)
             await driver.run(websocket.query_params.multi_items())

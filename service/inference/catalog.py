@@ -13,6 +13,7 @@ from service.inference.batcher import Batcher
 from service.inference.bundle import open_bundle
 from service.inference.onnx_runner import OnnxRunner
 from service.inference.providers import count_usable_cores
+from service.inference.users import Users
 from service.observer import Observer
 
 
@@ -56,6 +57,9 @@ class Catalog:
     Args:
         batchers: One or more, by name. The catalog owns them: `stop` stops them and closes their runners.
 
+    Attributes:
+        users: Requests and streams that use it, where it may be replaced while they do.
+
     Raises:
         BundleError: There is no model.
     """
@@ -64,6 +68,7 @@ class Catalog:
         if not batchers:
             raise BundleError("there is no model to serve (SONOTAG_BUNDLES)")
         self._batchers = dict(batchers)
+        self.users = Users()
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -122,6 +127,11 @@ class Catalog:
         """Start every model's thread, on the running event loop."""
         for batcher in self:
             batcher.start()
+
+    def abandon(self) -> None:
+        """Close the models, from any thread. For a catalog that was never started."""
+        for batcher in self:
+            batcher.abandon()
 
     async def stop(self) -> None:
         """Finish what waits in every queue, then close the models. Twice is once."""

@@ -29,13 +29,13 @@ class Watchdog:
     """Looks at the models' runs. It belongs to the event loop.
 
     Args:
-        batchers: The models.
+        batchers: The models; asked for anew each time, since they may be replaced.
         limit_seconds: A run longer than this hangs (SONOTAG_WATCHDOG_SECONDS).
         clock: Seconds, rising; the batchers' own.
     """
 
     def __init__(self, batchers: Iterable[Batcher], limit_seconds: float, clock: Callable[[], float]) -> None:
-        self._batchers = tuple(batchers)
+        self._batchers = batchers
         self._limit = limit_seconds
         self._clock = clock
 

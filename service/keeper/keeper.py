@@ -14,6 +14,7 @@ from service.keeper.desk import Desk
 from service.keeper.link import ASK_SECONDS
 from service.keeper.parked import ParkedStreams
 from service.keeper.places import StreamPlaces
+from service.keeper.reloads import Reloads
 from service.keeper.topics import (
     COUNT_PLACES,
     DROP_STREAM,
@@ -71,6 +72,7 @@ class Keeper:
         desk: Who answers what workers ask.
         places: The live streams.
         parked: Those whose connection broke.
+        reloads: Changes the models of all workers.
     """
 
     def __init__(self, settings: Settings, *, clock: Callable[[], float] = time.monotonic) -> None:
@@ -79,6 +81,7 @@ class Keeper:
         self.places = StreamPlaces(settings.max_streams)
         self.parked = ParkedStreams()
         self._ports: dict[int, Port] = {}
+        self.reloads = Reloads(self.desk, self.ask_all)
         self.desk.add(HELLO, _greet)
         self.desk.add(TAKE_PLACE, self._take_place)
         self.desk.add(LEAVE_PLACE, self._leave_place)

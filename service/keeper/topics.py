@@ -179,3 +179,22 @@ OPEN_KEY_STREAM: Final = Topic("open_key_stream", KeyStream, Verdict)
 CLOSE_KEY_STREAM: Final = Topic("close_key_stream", KeyStreamOver, Nothing)
 RESERVE_AUDIO: Final = Topic("reserve_audio", AudioWanted, Verdict)
 RETURN_AUDIO: Final = Topic("return_audio", AudioBack, Nothing)
+
+
+class Prepared(Message):
+    """Whether a worker has the new models ready: None where it has, else why not, without paths of the machine."""
+
+    reason: str | None = None
+
+
+class Reloaded(Message):
+    """Whether all workers serve the new models: None where they do, else why the old ones serve on."""
+
+    reason: str | None = None
+
+
+RELOAD_MODELS: Final = Topic("reload_models", Nothing, Reloaded)
+"""To the keeper, which asks all workers in turn."""
+PREPARE_MODELS: Final = Topic("prepare_models", Nothing, Prepared)
+SWAP_MODELS: Final = Topic("swap_models", Nothing, Nothing)
+DISCARD_MODELS: Final = Topic("discard_models", Nothing, Nothing)

@@ -17,13 +17,18 @@ from service.keeper.parked import ParkedStreams
 from service.keeper.places import StreamPlaces
 from service.keeper.topics import (
     COUNT_PLACES,
+    DISCARD_MODELS,
     HELLO,
     LEAVE_PLACE,
+    PREPARE_MODELS,
+    RELOAD_MODELS,
+    SWAP_MODELS,
     TAKE_PLACE,
     Hello,
     LeavePlace,
     Message,
     Nothing,
+    Prepared,
     TakePlace,
     Topic,
     Welcome,
@@ -217,6 +222,27 @@ async def test_under_a_limit_nobody_is_let_in_without_the_supervisor() -> None:
         await quotas.open_stream("key", Limits(), "a")
         assert await quotas.reserve_audio("key", Limits(), 5, 1) == 5
         await quotas.close_stream("key", "a")
+
+
+@pytest.mark.parametrize(
+    ("reasons", "last"), [((None, None), "swap"), ((None, "it is broken"), "discard"), (("it is broken", None), "discard")]
+)
+async def test_all_workers_change_their_models_or_none_does(reasons: tuple[str | None, str | None], last: str) -> None:
+    keeper = make_keeper()
+    done: list[list[str]] = [[], []]
+
+    def note(index: int, what: str) -> Nothing:
+        done[index].append(what)
+        return Nothing()
+
+    async with linked(keeper, 1) as (first, _), linked(keeper, 2) as (second, _):
+        for index, client in enumerate((first, second)):
+            client.desk.add(PREPARE_MODELS, lambda _asker, _question, reason=reasons[index]: Prepared(reason=reason))
+            client.desk.add(SWAP_MODELS, lambda _asker, _question, index=index: note(index, "swap"))
+            client.desk.add(DISCARD_MODELS, lambda _asker, _question, index=index: note(index, "discard"))
+        answer = await first.ask(RELOAD_MODELS, Nothing())
+    assert done == [[last], [last]]
+    assert answer.reason == (reasons[0] or reasons[1])
 
 
 async def test_whoever_waits_is_told_when_the_supervisor_dies() -> None:

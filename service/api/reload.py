@@ -1,0 +1,44 @@
+"""`POST /v1/models/reload`: new models from the same folders, without a restart."""
+
+from __future__ import annotations
+
+import pydantic
+from fastapi import APIRouter, Request
+
+from service.answers import ErrorAnswer
+from service.api.admission import SECURITY
+from service.errors import ReloadFailed
+from service.keeper.reloads import RELOAD_SECONDS
+from service.keeper.topics import RELOAD_MODELS, Nothing
+from service.services import Services
+
+router = APIRouter(dependencies=SECURITY)
+
+
+class ReloadAnswer(pydantic.BaseModel):
+    """The names of the models that are served, now from what is in their folders."""
+
+    models: list[str]
+
+
+@router.post(
+    "/v1/models/reload",
+    responses={
+        status: {"model": ErrorAnswer, "description": text}
+        for status, text in {
+            401: "No API key or token, or none that is known",
+            403: "The key is not for this, or a page elsewhere asks",
+            409: "The new models cannot be served, or are being loaded already; the old ones serve on",
+            429: "The key's quota is used up; Retry-After says when to try again",
+            503: "Not ready, or draining",
+        }.items()
+    },
+)
+async def reload_models(request: Request) -> ReloadAnswer:
+    """Serve what is in the bundles' folders now, in all workers; answered when they do."""
+    services: Services = request.app.state.services
+    with services.lifecycle.admit():
+        reloaded = await services.keeper.ask(RELOAD_MODELS, Nothing(), seconds=RELOAD_SECONDS)
+        if reloaded.reason is not None:
+            raise ReloadFailed(f"the old models serve on: {reloaded.reason}")
+        return ReloadAnswer(models=list(services.catalog.names))
