@@ -8,6 +8,7 @@ left; streams are told to after SONOTAG_RELOAD_SECONDS.
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 from collections.abc import Awaitable, Callable
 
@@ -139,6 +140,9 @@ class Reloading:
         self._services.retiring.remove(old)
         for batcher in self._services.catalog:  # the old one spoke of its queue to the last
             self._services.metrics.queue_depth(batcher.spec.name, batcher.depth)
+        del old
+        # Its parts know each other, and the collector, which would give back their buffers, may not come by for hours.
+        await asyncio.to_thread(gc.collect)
         log_event(logger, logging.INFO, "the old models are closed")
 
     def _keep(self, work: Awaitable[None]) -> None:
