@@ -21,7 +21,7 @@ from service.api.security_headers import SecurityHeaders
 from service.capacity import decide_limit
 from service.decoders.nursery import Nursery
 from service.decoders.pool import DecoderLimits, DecoderPool
-from service.errors import InvalidParameter, SettingsError, StartError, Unavailable
+from service.errors import BundleError, InvalidParameter, SettingsError, StartError, Unavailable
 from service.inference.batcher import Batcher
 from service.inference.catalog import Catalog, open_catalog
 from service.inference.providers import has_nvidia_device
@@ -94,7 +94,9 @@ def create_app(
     elif settings.traces == "otlp":
         services.tracer = _open_tracer(services.clock)
 
-    reloading = Reloading(services, lambda: _open_models(services, runner), lambda catalog: _announce(services, catalog))
+    reloading = Reloading(
+        services, lambda: _open_models(services, runner, is_first=False), lambda catalog: _announce(services, catalog)
+    )
     lifecycle.on_reload = reloading.begin
 
     @asynccontextmanager
@@ -154,7 +156,7 @@ async def _load(services: Services, runner: Runner | None) -> asyncio.Task[None]
     settings, lifecycle = services.settings, services.lifecycle
     try:
         await services.keeper.start()
-        catalog = await _open_models(services, runner)
+        catalog = await _open_models(services, runner, is_first=True)
         catalog.start()
         services.catalog = catalog
         _announce(services, catalog)
@@ -173,13 +175,15 @@ async def _load(services: Services, runner: Runner | None) -> asyncio.Task[None]
     return None
 
 
-async def _open_models(services: Services, runner: Runner | None) -> Catalog:
+async def _open_models(services: Services, runner: Runner | None, *, is_first: bool) -> Catalog:
     """Open what is to be served, ready to be started.
 
     Raises:
         StartError: It cannot be served.
     """
     settings = services.settings
+    if runner is not None and not is_first:
+        raise BundleError("the model was given to this process and has no folder to be read from")
     if runner is not None:
         places = settings.max_queue_windows
         batcher = Batcher(runner, max_queue_windows=places, clock=services.clock, observer=services.metrics)

@@ -12,7 +12,7 @@ from service.keeper.reloads import RELOAD_SECONDS
 from service.keeper.topics import RELOAD_MODELS, Nothing
 from service.services import Services
 
-router = APIRouter(dependencies=SECURITY)
+router = APIRouter(tags=["models"], dependencies=SECURITY)
 
 
 class ReloadAnswer(pydantic.BaseModel):
