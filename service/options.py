@@ -34,7 +34,7 @@ def resolve_grid(spec: ModelSpec, window: float | None, hop: float | None) -> Gr
     Args:
         spec: The model.
         window: Seconds; None for the model's own, which is also the longest.
-        hop: Seconds; None for the bundle's, or the window where that is shorter.
+        hop: Seconds; None for the bundle's, at least 0.1, or the window where that is shorter.
 
     Raises:
         InvalidParameter: The model cannot take such windows; the message says what it takes.
@@ -48,7 +48,7 @@ def resolve_grid(spec: ModelSpec, window: float | None, hop: float | None) -> Gr
             f"window is {window:g} s; model {spec.name} takes {shortest_window / rate:g} to {spec.window_samples / rate:g} s",
             param="window",
         )
-    hop_samples = min(spec.hop_samples, window_samples) if hop is None else _to_samples(hop, rate)
+    hop_samples = min(max(spec.hop_samples, shortest), window_samples) if hop is None else _to_samples(hop, rate)
     if not min(shortest, window_samples) <= hop_samples <= window_samples:
         raise InvalidParameter(
             f"hop is {hop:g} s; it must be from {MIN_HOP_SECONDS} s to the window, {window_samples / rate:g} s", param="hop"

@@ -64,3 +64,8 @@ def test_anything_else_is_refused(value):
     with pytest.raises(InvalidParameter) as refused:
         parse_events(value, EventConfig())
     assert refused.value.param.startswith("events")
+
+
+def test_a_model_with_a_shorter_hop_of_its_own_gets_the_shortest_that_may_be_asked_for():
+    spec = make_spec(window_samples=16_000, hop_samples=160, min_samples=400)
+    assert resolve_grid(spec, None, None) == Grid(16_000, 1_600)
