@@ -152,7 +152,13 @@ async def _load(services: Services, runner: Runner | None) -> asyncio.Task[None]
         await services.keeper.start()
         if runner is not None:
             places = settings.max_queue_windows
-            batcher = Batcher(runner, max_queue_windows=places, clock=services.clock, observer=services.metrics)
+            batcher = Batcher(
+                runner,
+                max_queue_windows=places,
+                clock=services.clock,
+                observer=services.metrics,
+                live_share=settings.live_share,
+            )
             catalog = Catalog({runner.spec.name: batcher})
         else:
             folders = {bundle.name: bundle.folder for bundle in settings.bundles}
