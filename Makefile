@@ -3,6 +3,9 @@
 #   make test      run all tests          make lint types coverage    the other checks
 #   make format    put the code in order  make export   rebuild the embedded bundle, and the other precisions in build/
 #   make bench     compare the model with others, then find out how many live streams it can serve here: minutes, into build/bench
+#   make chaos     thousands of requests and streams while workers are killed (CHAOS_DEEDS=3000)
+#   make load      overload with admission and without, and what one bad client costs the others (ten minutes)
+#   make soak      clients who come and go, and what is left of it (SOAK_MINUTES=30)
 #   make image-test  run the image's own steps in a clean Debian, and serve from it (root, debootstrap, a minute)
 #   make fuzz      damaged files, messages and model files, 120,000 of them (FUZZ_CASES), and the OpenAPI
 #   make wheel     build the wheel        make clean    remove what was built
@@ -32,7 +35,7 @@ BENCH_SERVICE ?= --first 8 --no-save
 PURE_TESTS := tests/unit/access tests/unit/audio tests/integration/test_containers.py tests/unit/postprocess tests/unit/streaming tests/unit/inference/test_policy.py tests/property
 PURE_MODULES := service/access/origins.py,service/access/quotas.py,service/audio/*,service/postprocess/*,service/streaming/session.py,service/inference/policy.py
 
-.PHONY: serve test bench fuzz image-test coverage lint types format export wheel lock audit sbom clean
+.PHONY: serve test bench chaos load soak fuzz image-test coverage lint types format export wheel lock audit sbom clean
 .DELETE_ON_ERROR:
 
 serve: $(VENV)/.serve
@@ -55,6 +58,16 @@ fuzz: $(VENV)/.fuzz
 
 image-test: $(VENV)/.dev
 	$(BIN)/python -m pytest tests/image/check_image.py $(ARGS)
+
+chaos: $(VENV)/.dev
+	$(BIN)/python -m tests.chaos.chaos
+
+load: $(VENV)/.dev
+	$(BIN)/python -m tests.load.overload
+	$(BIN)/python -m tests.load.fairness
+
+soak: $(VENV)/.dev
+	$(BIN)/python -m tests.load.soak
 
 coverage: $(VENV)/.dev
 	$(BIN)/python -m pytest -q $(PURE_TESTS) --cov=service --cov-branch --cov-report=

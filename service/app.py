@@ -186,7 +186,13 @@ async def _open_models(services: Services, runner: Runner | None, *, is_first: b
         raise BundleError("the model was given to this process and has no folder to be read from")
     if runner is not None:
         places = settings.max_queue_windows
-        batcher = Batcher(runner, max_queue_windows=places, clock=services.clock, observer=services.metrics)
+        batcher = Batcher(
+            runner,
+            max_queue_windows=places,
+            clock=services.clock,
+            observer=services.metrics,
+            live_share=services.settings.live_share,
+        )
         catalog = Catalog({runner.spec.name: batcher})
     else:
         folders = {bundle.name: bundle.folder for bundle in settings.bundles}

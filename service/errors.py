@@ -23,6 +23,7 @@
     │   ├── CutSample, BadMessage       400 / 1007  a raw stream that ends inside a sample; text that is no message
     │   ├── ProtocolViolation           400 / 4400  a message that is not allowed now
     │   ├── StreamExpired               408 / 4408  idle, or past the maximum duration
+    │   │   └── SlowReader              takes no results
     │   ├── RequestTimeout              408         a request that comes too slowly
     │   ├── TooManyMessages             429 / 4429  text messages faster than the limit
     │   ├── Unavailable                 503 / 4503
@@ -223,6 +224,12 @@ class StreamExpired(ServiceError):
     code = "stream_expired"
     http_status = 408
     close_code = 4408
+
+
+class SlowReader(StreamExpired):
+    """A client took none of a stream's results for too long; those that waited for it are lost."""
+
+    code = "slow_reader"
 
 
 class RequestTimeout(ServiceError):

@@ -222,6 +222,13 @@ class Settings(BaseSettings):
         description="Where sonotag bench writes how many live streams this machine can take, and where the service reads it. "
         "By default sonotag/capacity.json in XDG_STATE_HOME, or in ~/.local/state.",
     )
+    live_share: float = Field(
+        0.8,
+        gt=0,
+        le=1000,
+        description="Which part of the windows a second that a model can do now live streams may ask for together; one that "
+        "would be too many is refused. The rest is for clips, and keeps the lag short. Above 1 nobody is refused for that.",
+    )
     max_queue_windows: int = Field(
         256,
         ge=1,
@@ -238,6 +245,13 @@ class Settings(BaseSettings):
         le=3600,
         description="A run of the model that takes longer hangs: its callers get an error and the worker is replaced. "
         "No run takes a tenth of the default, on a CPU or a GPU.",
+    )
+    send_seconds: float = Field(
+        30,
+        gt=0,
+        le=3600,
+        description="A client that takes nothing of what is sent to it for this long is told so and closed. A network that is "
+        "gone for half a minute is seldom back soon.",
     )
     max_lag_seconds: float = Field(
         2,

@@ -227,14 +227,14 @@ async def score_clip(
         executor: Where decoding runs.
         timeout_seconds: How long one window may wait for the model.
         timing: Is filled.
-        reservation: Places that were reserved before, as bulk; else a short clip is live and a long one bulk.
+        reservation: Places that were reserved before, as bulk; else a short clip goes before bulk and a long one is bulk.
 
     Raises:
         ServiceError: The sound cannot be decoded, is too long or too short; the queue is full; the model failed or is
             too slow.
     """
     waiting = deque(await run_in_pool(executor, lambda: reader.read(LIVE_SECONDS)))
-    priority = Priority.LIVE if reservation is None and reader.is_finished else Priority.BULK
+    priority = Priority.CLIP if reservation is None and reader.is_finished else Priority.BULK
     own = None
     if reservation is None:
         places = min(MAX_PLACES, len(waiting)) if reader.is_finished else MAX_PLACES

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -15,8 +16,12 @@ from service.answers import error_body
 from service.api.admission import asked_of, bearer_of
 from service.api.error_handlers import error_response
 from service.api.middleware import new_id
-from service.errors import ServiceError, Unavailable
+from service.api.protocol import LAST_WORD
+from service.errors import InvalidParameter, ServiceError, Unavailable
+from service.inference.catalog import Catalog
+from service.inference.live_share import LivePlace
 from service.logs import log_event, log_stream, session_context
+from service.options import resolve_grid
 from service.services import Services
 from service.stream_place import StreamPlace
 from service.streaming.driver import OtherSideLeft, StreamDriver
@@ -25,8 +30,6 @@ from service.streaming.messages import ErrorMessage, ServerMessage
 logger = logging.getLogger(__name__)
 router = APIRouter()
 
-SEND_SECONDS = 30.0
-"""A client that takes nothing for this long is gone."""
 OUTCOMES = {
     1000: "done",
     1001: "draining",
@@ -55,20 +58,23 @@ async def stream(websocket: WebSocket) -> None:
     """One live stream."""
     services: Services = websocket.app.state.services
     session_id = new_id()
-    place = StreamPlace(services.keeper, session_id, services.stream_limit)
+    place, live = StreamPlace(services.keeper, session_id, services.stream_limit), None
     try:
         try:
             services.lifecycle.check_ready()
             await place.take()
             services.lifecycle.check_ready()  # a drain may have begun meanwhile
+            live = take_place(services.catalog, websocket.query_params)
         except Unavailable as error:
             reason = {"draining": "draining", "not_ready": "not_ready"}.get(error.code, "full")
             services.metrics.stream_refused(reason)
             log_event(logger, logging.INFO, "stream refused", reason=reason)
             await websocket.send_denial_response(error_response(error))
             return
-        await _serve_stream(websocket, services, session_id)
+        await _serve_stream(websocket, services, session_id, live)
     finally:
+        if live is not None:
+            live.release()
         place.leave()
 
 
@@ -76,6 +82,7 @@ async def stream(websocket: WebSocket) -> None:
 class _Visit:
     """What is known of a stream when it is over."""
 
+    live: LivePlace
     key: str | None = None
     driver: StreamDriver | None = None
     refusal: ServiceError | None = None
@@ -86,9 +93,9 @@ class _Visit:
         return DISCONNECTED if code is None else OUTCOMES.get(code, "failed")
 
 
-async def _serve_stream(websocket: WebSocket, services: Services, session_id: str) -> None:
+async def _serve_stream(websocket: WebSocket, services: Services, session_id: str, live: LivePlace) -> None:
     """Serve a stream for which there is a place, and say what became of it."""
-    visit, started = _Visit(), services.clock()
+    visit, started = _Visit(live), services.clock()
     with session_context(session_id), services.tracer.begin("stream", websocket.headers.raw) as trace:
         services.metrics.stream_opened()
         try:
@@ -118,7 +125,8 @@ async def _run_stream(websocket: WebSocket, services: Services, session_id: str,
     guard.authorise(caller, websocket.scope["path"].removeprefix(websocket.scope.get("root_path", "")))
     async with guard.holding_stream(caller, session_id), guard.metering(caller) as meter:
         parking = services.parking.of(caller.key.id) if services.parking else None
-        driver = StreamDriver(services, SocketChannel(websocket), session_id, meter, parking)
+        channel = SocketChannel(websocket, services.settings.send_seconds)
+        driver = StreamDriver(services, channel, session_id, meter, parking, visit.live)
         with services.lifecycle.admit(driver.drain), services.catalog.users.joined(driver.drain):
             visit.driver = driver
             await websocket.accept(subprotocol)
@@ -146,12 +154,27 @@ async def _refuse(websocket: WebSocket, error: ServiceError) -> None:
     if isinstance(error, Unavailable):  # a drain that began meanwhile
         await websocket.send_denial_response(error_response(error))
         return
-    channel = SocketChannel(websocket)
+    channel = SocketChannel(websocket, websocket.app.state.services.settings.send_seconds)
     message = ErrorMessage(**error_body(error).model_dump(), fatal=True)
     with suppress(OSError, TimeoutError):
         await websocket.accept(websocket.scope.get(SUBPROTOCOL))
         await channel.send(message)
         await channel.close(error.close_code, error.code)
+
+
+def take_place(catalog: Catalog, query: Mapping[str, str]) -> LivePlace:
+    """Hold what a stream will ask of its model, as far as the query tells; `start` may still say something else.
+
+    Raises:
+        QueueFull: The open streams leave too little.
+    """
+    name = query.get("model")
+    batcher = catalog.get(name if name in catalog.names else None)
+    hop_samples = batcher.spec.hop_samples
+    with suppress(ValueError, InvalidParameter):  # whatever is wrong, the session will say so
+        window, hop = (float(query[key]) if key in query else None for key in ("window", "hop"))
+        hop_samples = resolve_grid(batcher.spec, window, hop).hop_samples
+    return batcher.live.take(batcher.spec.sample_rate / hop_samples)
 
 
 @router.get("/v1/stream", include_in_schema=False)
@@ -165,10 +188,13 @@ class SocketChannel:
 
     Args:
         websocket: Accepted before the first call.
+        send_seconds: How long a client may take nothing.
     """
 
-    def __init__(self, websocket: WebSocket) -> None:
+    def __init__(self, websocket: WebSocket, send_seconds: float) -> None:
         self._websocket = websocket
+        self._send_seconds = send_seconds
+        self._is_stuck = False
 
     async def receive(self) -> str | bytes:
         """See `Channel`."""
@@ -183,16 +209,20 @@ class SocketChannel:
 
     async def send(self, message: ServerMessage) -> None:
         """See `Channel`."""
-        async with asyncio.timeout(SEND_SECONDS):
-            try:
-                await self._websocket.send_text(message.to_json())
-            except WebSocketDisconnect as error:
-                raise ConnectionResetError("the client is gone") from error
+        await self._send({"type": "websocket.send", "text": message.to_json()})
 
     async def close(self, code: int, reason: str) -> None:
         """See `Channel`."""
-        async with asyncio.timeout(SEND_SECONDS):
-            try:
-                await self._websocket.close(code, reason)
-            except WebSocketDisconnect as error:
-                raise ConnectionResetError("the client is gone") from error
+        await self._send({"type": "websocket.close", "code": code, "reason": reason})
+
+    async def _send(self, message: dict[str, object]) -> None:
+        if self._is_stuck:
+            message[LAST_WORD] = True
+        try:
+            async with asyncio.timeout(self._send_seconds):
+                await self._websocket.send(message)
+        except TimeoutError:
+            self._is_stuck = True
+            raise
+        except WebSocketDisconnect as error:
+            raise ConnectionResetError("the client is gone") from error

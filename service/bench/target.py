@@ -96,6 +96,7 @@ class OwnServer:
     def __init__(self, flags: Sequence[str]) -> None:
         child = python_module("service", "serve", *flags, "--host", "127.0.0.1", "--port", "0")
         environ = {name: value for name, value in child.environ.items() if name != "SONOTAG_UNIX_SOCKET"}
+        environ["SONOTAG_LIVE_SHARE"] = "1000"  # what is looked for is the limit of the machine, not that of admission
         # Its own process group: Control-C is for us, who then end it in order.
         self._process = subprocess.Popen(
             child.command, env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True

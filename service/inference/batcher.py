@@ -21,6 +21,7 @@ from types import TracebackType
 import numpy as np
 
 from service.errors import DeadlineExceeded, Draining, InferenceFailed, QueueFull, ServiceError
+from service.inference.live_share import LiveShare
 from service.inference.model_thread import ModelThread
 from service.inference.policy import Entry, Grant, Priority
 from service.inference.runner import FloatArray, Int16Array, ModelOutput, ModelSpec, Runner
@@ -28,6 +29,7 @@ from service.observer import Observer
 from service.tracing import Lap
 
 MIN_RETRY_AFTER_SECONDS = 0.1
+MEASURED_RUNS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +67,7 @@ class _Window:
     submitted_at: float
     answer: asyncio.Future[WindowScores] = field(repr=False)
     alarm: asyncio.TimerHandle | None = field(default=None, repr=False)
+    promotion: asyncio.TimerHandle | None = field(default=None, repr=False)
 
 
 class Reservation:
@@ -99,6 +102,11 @@ class Batcher:
         max_batch_size: The most windows in a batch; None for the largest size the runner was warmed up for.
         clock: Seconds, rising; deadlines are on it. Called from the runner's thread too.
         observer: Is told depth, batch sizes and the stages "queue" and "infer", on the event loop.
+        runs_apart: Whether live windows share their batches with no others; see `WindowQueue`.
+        live_share: Which part of what the model can do live streams may ask for; see `LiveShare`.
+
+    Attributes:
+        live: What live streams ask for.
 
     Raises:
         ValueError: A size is below 1, or ``max_batch_size`` above the runner's largest.
@@ -112,6 +120,8 @@ class Batcher:
         max_batch_size: int | None = None,
         clock: Callable[[], float] = time.monotonic,
         observer: Observer,
+        runs_apart: bool = False,
+        live_share: float = 1.0,
     ) -> None:
         largest = runner.spec.batch_sizes[-1]
         size = largest if max_batch_size is None else max_batch_size
@@ -122,8 +132,15 @@ class Batcher:
         self._max_queue_windows = max_queue_windows
         self._clock = clock
         self._observer = observer
+        self.live = LiveShare(live_share)
+        self._last_ended = float("-inf")
         self._thread: ModelThread[_Window] = ModelThread(
-            runner, capacity=max_queue_windows, max_batch_size=size, clock=clock, listener=_Messenger(self)
+            runner,
+            capacity=max_queue_windows,
+            max_batch_size=size,
+            clock=clock,
+            listener=_Messenger(self),
+            runs_apart=runs_apart,
         )
         self._refusal: Callable[[], ServiceError] = partial(
             InferenceFailed, f"model {self._spec.name} stopped working", retry_after_s=None
@@ -204,6 +221,7 @@ class Batcher:
         *,
         priority: Priority,
         deadline: float | None = None,
+        live_at: float | None = None,
         embedding: bool = False,
         reservation: Reservation | None = None,
         window_samples: int | None = None,
@@ -214,6 +232,7 @@ class Batcher:
             waveform: int16 `[n]`, from ``spec.min_samples`` to ``spec.window_samples``; it must not change until this returns.
             priority: Its line in the queue.
             deadline: On the batcher's clock, when the result is of no more use; None for never.
+            live_at: On the batcher's clock, from when on it is as urgent as a live one; None for never.
             embedding: Whether the embedding is wanted.
             reservation: Whose place it uses; it waits behind the reservation's own windows when all places are in use. Without
                 one it waits, first come first served, for a free place of the queue.
@@ -239,10 +258,14 @@ class Batcher:
         try:
             self._observer.queue_depth(self._spec.name, self.depth)
             self._watch_deadline(entry)
+            if live_at is not None:
+                loop = asyncio.get_running_loop()
+                window.promotion = loop.call_later(max(0.0, live_at - now), self._thread.promote, entry)
             return await window.answer
         finally:
-            if window.alarm is not None:
-                window.alarm.cancel()
+            for timer in (window.alarm, window.promotion):
+                if timer is not None:
+                    timer.cancel()
             if self._thread.discard(entry):
                 self._observer.windows_dropped(self._spec.name, "left", 1)
                 self._observer.queue_depth(self._spec.name, self.depth)
@@ -260,6 +283,21 @@ class Batcher:
     def abandon(self) -> None:
         """End the model's threads and close the runner, from any thread. For a batcher that was prepared and never started."""
         self._thread.stop()
+
+    def measure_speed(self) -> None:
+        """Learn what each batch size costs before anybody asks, from runs on silence; before `start`, in a thread.
+
+        The first flood would otherwise meet a service that cannot tell how much it can take.
+        """
+        for size in self._spec.batch_sizes:
+            waveform = np.zeros((size, self._spec.window_samples), np.int16)
+            lengths = np.full(size, self._spec.window_samples, np.int64)
+            took = []
+            for _ in range(MEASURED_RUNS):
+                started = time.perf_counter()
+                self._runner.run(waveform, lengths, embedding=False)
+                took.append(time.perf_counter() - started)
+            self.live.record_run(size, min(took))
 
     def start(self) -> None:
         """Start to take windows. Call it on the event loop that the callers will use."""
@@ -309,8 +347,19 @@ class Batcher:
         for window in windows:
             self._observer.stage_seconds("queue", started - window.submitted_at)
         self._observer.stage_seconds("infer", seconds)
+        self._learn_cost(windows, started, started + seconds)
         self._observer.batch_scored(self._spec.name, len(windows))
         self._observer.queue_depth(self._spec.name, self.depth)
+
+    def _learn_cost(self, windows: tuple[_Window, ...], started: float, ended: float) -> None:
+        """Tell what a batch took of the model's time.
+
+        If it waited for the batch before it, what lies between the two is a cost too: on a machine with other work to do the
+        model's thread waits for a core, and a run alone would tell of more than can be done.
+        """
+        since = min(window.submitted_at for window in windows)
+        self.live.record_run(len(windows), ended - (self._last_ended if since <= self._last_ended else started))
+        self._last_ended = ended
 
     @staticmethod
     def _fail(windows: Iterable[_Window], make_error: Callable[[], ServiceError]) -> None:

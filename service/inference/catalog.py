@@ -50,6 +50,11 @@ class EngineSettings(Protocol):
         """Places in each model's queue."""
         ...
 
+    @property
+    def live_share(self) -> float:
+        """Which part of what a model can do live streams may ask for."""
+        ...
+
 
 class Catalog:
     """The models that are served, each with its own runner and queue. The first is the default.
@@ -175,7 +180,14 @@ def open_catalog(
             runner.close()
         raise
     batchers = {
-        runner.spec.name: Batcher(runner, max_queue_windows=settings.max_queue_windows, observer=observer, clock=clock)
+        runner.spec.name: Batcher(
+            runner,
+            max_queue_windows=settings.max_queue_windows,
+            observer=observer,
+            clock=clock,
+            runs_apart=runner.spec.provider == "cpu",  # see BATCH_SIZES: a larger batch saves nothing there
+            live_share=settings.live_share,
+        )
         for runner in runners
     }
     _prepare(batchers.values())
@@ -187,6 +199,7 @@ def _prepare(batchers: Collection[Batcher]) -> None:
     try:
         for batcher in batchers:
             batcher.prepare()
+            batcher.measure_speed()
     except BaseException:
         for batcher in batchers:
             batcher.abandon()

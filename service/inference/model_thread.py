@@ -72,17 +72,25 @@ class ModelThread(Generic[W]):
         max_batch_size: The most windows in a batch.
         clock: Seconds, rising; deadlines are on it.
         listener: Is told what happened.
+        runs_apart: See `WindowQueue`.
     """
 
     def __init__(
-        self, runner: Runner, *, capacity: int, max_batch_size: int, clock: Callable[[], float], listener: Listener[W]
+        self,
+        runner: Runner,
+        *,
+        capacity: int,
+        max_batch_size: int,
+        clock: Callable[[], float],
+        listener: Listener[W],
+        runs_apart: bool = False,
     ) -> None:
         self._runner = runner
         self._max_batch_size = max_batch_size
         self._clock = clock
         self._listener = listener
         self._changed = threading.Condition()
-        self._queue: WindowQueue[W] = WindowQueue(capacity)
+        self._queue: WindowQueue[W] = WindowQueue(capacity, runs_apart)
         self._staging: Staging[W] = Staging(runner.spec, max_batch_size)
         self._running: dict[int, tuple[W, ...]] = {}
         self._running_since: dict[int, float] = {}
@@ -158,6 +166,12 @@ class ModelThread(Generic[W]):
                 self._staging.unstage(entry.item)
                 self._changed.notify_all()
             return was_waiting
+
+    def promote(self, entry: Entry[W]) -> None:
+        """Let a window that still waits go on as a live one."""
+        with self._changed:
+            if not self._is_stopping:
+                self._queue.promote(entry)
 
     def stage_upcoming(self) -> None:
         """Copy what will probably run next, while the runner works."""

@@ -2,13 +2,15 @@
 
 The law, which the property tests hold it to:
 
-* A window waits in one of two lines, live or bulk, first come first served. Live goes first; while bulk waits, at least one
-  batch in `BULK_SHARE` starts with bulk. Room that is left in a batch is filled from the other line.
+* A window waits in one of three lines, live, clip or bulk, first come first served. Live goes first, then clips; while bulk
+  waits, at least one batch in `BULK_SHARE` starts with bulk, and while clips wait at least one in `BULK_SHARE` + 1 with them.
+  Room that is left in a batch is filled from the next line, unless lines run apart.
 * A batch holds windows of one size, that of the first one of the line whose turn it is: its next ones of that size join, in
   order, also past windows of another size. As the first of a line is always in the batch that starts with its line, no size
   waits longer than what came before it in the line.
 * A window in line holds a *place*. There are ``capacity`` places; bulk holds at most half of them, so that a batch job
-  cannot shut live callers out. A place is held from when the window joins the line until it is taken, dropped or expires.
+  cannot shut others out, and bulk and clips together leave a quarter to live streams. A place is held from when the window
+  joins the line until it is taken, dropped or expires.
 * A `Grant` holds places for as long as its owner likes (a request admitted once, a long file); its windows use those places
   and wait, in order, behind each other when all are in use. A window without a grant waits for a free place, in order.
 * A window that cannot be done by its deadline is dropped before it costs anything.
@@ -34,15 +36,18 @@ SMOOTHING = 0.2
 
 
 class Priority(Enum):
-    """Who is waiting: someone who listens now, or a job that runs through many windows."""
+    """Who is waiting: someone who listens now, someone who waits for one short clip, or a job that runs through many windows.
+
+    In the order in which they go.
+    """
 
     LIVE = "live"
+    CLIP = "clip"
     BULK = "bulk"
 
-    @property
-    def other(self) -> Priority:
-        """The other one."""
-        return Priority.BULK if self is Priority.LIVE else Priority.LIVE
+
+_LATER = (Priority.BULK, Priority.CLIP)
+"""Those who must not wait for ever; whose turn it is first when both have waited long."""
 
 
 @dataclass(slots=True, eq=False)
@@ -131,9 +136,12 @@ class WindowQueue(Generic[T]):
 
     Args:
         capacity: How many places there are, 1 or more.
+        runs_apart: Whether a batch holds windows of one line only, and one clip or bulk window at most: where a batch takes
+            as long as its windows one by one, a larger one only lets those wait who listen.
     """
 
     capacity: int
+    runs_apart: bool = False
     run_seconds: float = field(default=0.0, init=False)
     """Moving average of how long a run takes; 0 until the first one."""
     seconds_per_window: float | None = field(default=None, init=False)
@@ -141,7 +149,7 @@ class WindowQueue(Generic[T]):
     _lines: dict[Priority, _Line[T]] = field(init=False)
     _parked: dict[Priority | Grant, _Places[T]] = field(init=False)
     _held: dict[Priority, int] = field(init=False)
-    _batches_without_bulk: int = field(default=0, init=False)
+    _batches_without: dict[Priority, int] = field(init=False)
 
     def __post_init__(self) -> None:
         if self.capacity < 1:
@@ -150,6 +158,7 @@ class WindowQueue(Generic[T]):
         self._lines = {priority: _Line(turns) for priority in Priority}
         self._parked = {}
         self._held = dict.fromkeys(Priority, 0)
+        self._batches_without = dict.fromkeys(_LATER, 0)
 
     def __len__(self) -> int:
         """How many windows wait, in line or for a place."""
@@ -159,11 +168,20 @@ class WindowQueue(Generic[T]):
 
     def limit(self, priority: Priority) -> int:
         """Return how many places a priority can ever hold."""
-        return self.capacity if priority is Priority.LIVE else max(1, self.capacity // 2)
+        match priority:
+            case Priority.LIVE:
+                return self.capacity
+            case Priority.CLIP:
+                return self.capacity - self.capacity // 4
+            case Priority.BULK:
+                return max(1, self.capacity // 2)
 
     def free_places(self, priority: Priority) -> int:
         """Return how many more places a priority could hold now."""
-        return min(self.capacity - sum(self._held.values()), self.limit(priority) - self._held[priority])
+        free = min(self.capacity - sum(self._held.values()), self.limit(priority) - self._held[priority])
+        if priority is Priority.LIVE:
+            return free
+        return min(free, self.limit(Priority.CLIP) - self._held[Priority.CLIP] - self._held[Priority.BULK])
 
     def reserve(self, num_windows: int, priority: Priority) -> Grant | None:
         """Hold places for a caller, or return None when so many are not free. The caller must `release` the grant."""
@@ -213,14 +231,25 @@ class WindowQueue(Generic[T]):
         self._leave(entry)
         return True
 
+    def promote(self, entry: Entry[T]) -> bool:
+        """Let a window that waits go on as a live one, behind those that are. Returns False when it no longer waits."""
+        if not self.discard(entry):
+            return False
+        entry.priority = Priority.LIVE
+        self.push(entry)
+        return True
+
     def upcoming(self, max_batch_size: int) -> list[Entry[T]]:
         """Return the entries that the next `take` would most likely give, without taking them."""
-        first = self._first_line()
-        head = self._lines[first].first
-        if head is None:
+        order = [priority for priority in self._order() if self._lines[priority]]
+        if not order:
             return []
-        lines = (self._lines[first], self._lines[first.other])
-        return list(islice(chain.from_iterable(line.of_size(head.size) for line in lines), max_batch_size))
+        head = self._lines[order[0]].first
+        assert head is not None
+        if self.runs_apart:
+            del order[1:]
+        lines = (self._lines[priority].of_size(head.size) for priority in order)
+        return list(islice(chain.from_iterable(lines), self._limit_batch(order[0], max_batch_size)))
 
     def waiting(self) -> list[Entry[T]]:
         """Return all that are in line, live ones first, each line in its order."""
@@ -239,10 +268,11 @@ class WindowQueue(Generic[T]):
         """
         batch: list[Entry[T]] = []
         expired: list[Entry[T]] = []
-        first = self._first_line()
-        for priority in (first, first.other):
-            line = self._lines[priority]
-            while len(batch) < max_batch_size:
+        for priority in self._order():
+            if batch and self.runs_apart:
+                break
+            line, limit = self._lines[priority], self._limit_batch(priority, max_batch_size)
+            while len(batch) < limit:
                 entry = next(iter(line.of_size(batch[0].size)), None) if batch else line.first
                 if entry is None:
                     break
@@ -251,9 +281,9 @@ class WindowQueue(Generic[T]):
                 is_late = entry.deadline is not None and now + self.run_seconds > entry.deadline
                 (expired if is_late else batch).append(entry)
         if batch:
-            is_bulk_waiting = bool(self._lines[Priority.BULK])
-            is_live_first = batch[0].priority is Priority.LIVE
-            self._batches_without_bulk = self._batches_without_bulk + 1 if is_bulk_waiting and is_live_first else 0
+            for priority in _LATER:
+                must_wait = bool(self._lines[priority]) and batch[0].priority is not priority
+                self._batches_without[priority] = self._batches_without[priority] + 1 if must_wait else 0
         elif expired:
             # One slow run (a page fault storm, a throttled core) must not make every later window look hopeless: without a
             # run there would be no new measurement, and the queue would expire everything for ever.
@@ -285,12 +315,15 @@ class WindowQueue(Generic[T]):
 
     # Inside
 
-    def _first_line(self) -> Priority:
-        """Return the line that the next batch starts with."""
-        live, bulk = self._lines[Priority.LIVE], self._lines[Priority.BULK]
-        if bulk and (not live or self._batches_without_bulk >= BULK_SHARE - 1):
-            return Priority.BULK
-        return Priority.LIVE
+    def _limit_batch(self, priority: Priority, max_batch_size: int) -> int:
+        """Return how large a batch that starts with a line may be."""
+        return 1 if self.runs_apart and priority is not Priority.LIVE else max_batch_size
+
+    def _order(self) -> tuple[Priority, ...]:
+        """Return the lines in the order in which the next batch takes from them."""
+        due = (p for p in _LATER if self._lines[p] and self._batches_without[p] >= BULK_SHARE - 1)
+        first = next(due, Priority.LIVE)
+        return (first, *(priority for priority in Priority if priority is not first))
 
     @staticmethod
     def _owner(entry: Entry[T]) -> Priority | Grant:

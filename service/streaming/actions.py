@@ -24,12 +24,14 @@ class Infer:
         ticket: Names the window in the answer.
         waveform: int16 `[n]`, the receiver's own.
         window_samples: The stream's window, which the first ones do not fill.
+        due: Clock seconds from which its lag counts: later than now where sound comes ahead of real time.
         deadline: Clock seconds after which the answer is worth nothing, or None.
     """
 
     ticket: int
     waveform: Int16Array
     window_samples: int
+    due: float
     deadline: float | None
 
 

@@ -14,19 +14,24 @@ from typing import Protocol
 
 from service.audio.intake import ContainerIntake, Intake, RawIntake
 from service.engine import Engine
-from service.errors import InferenceFailed, ServiceError
-from service.inference.batcher import model_laps
+from service.errors import InferenceFailed, ServiceError, SlowReader
+from service.inference.batcher import WindowScores, model_laps
+from service.inference.live_share import LivePlace
 from service.inference.policy import Priority
 from service.inference.runner import Int16Array
 from service.meter import UNMETERED, Meter
 from service.settings import Settings
 from service.streaming.actions import Action, Close, Dropped, FinishAudio, Infer, Resume, Send
+from service.streaming.configuration import ActiveConfiguration
 from service.streaming.messages import Limits, ServerMessage, Stop, Tags
 from service.streaming.session import StreamSession
 from service.tracing import Lap, current_trace
 
 logger = logging.getLogger(__name__)
 
+EARLY_SECONDS = 1.0
+"""A window that was sent further ahead of real time goes with the bulk until it is due: who sends a file as fast as it is taken
+does not hold up those who speak now. Pieces of a second, and a sender's jitter, stay below it."""
 MAX_OUTBOX = 256
 """Messages that may wait for a client that does not read; then it is not read either."""
 INLINE_BYTES = 32 * 1024
@@ -52,7 +57,11 @@ class Channel(Protocol):
         ...
 
     async def send(self, message: ServerMessage) -> None:
-        """Send a message. While it waits the stream is read no further than a few messages."""
+        """Send a message. While it waits the stream is read no further than a few messages.
+
+        Raises:
+            TimeoutError: The other side takes nothing. What is sent after it are the last words, which do not wait.
+        """
         ...
 
     async def close(self, code: int, reason: str) -> None:
@@ -105,6 +114,7 @@ class StreamDriver:
         session_id: Of this stream.
         meter: Counts its sound against whoever sends it.
         resumption: For streams that another connection may go on with; None where there is no such thing.
+        place: What the stream may ask of a model; None where it is the only one.
 
     Attributes:
         session: What decides.
@@ -118,6 +128,7 @@ class StreamDriver:
         session_id: str,
         meter: Meter = UNMETERED,
         resumption: Resumption | None = None,
+        place: LivePlace | None = None,
     ) -> None:
         self._engine = engine
         self._meter = meter
@@ -126,10 +137,12 @@ class StreamDriver:
         self._clock = engine.clock
         specs = {batcher.spec.name: batcher.spec for batcher in self._catalog}
         settings = engine.settings
+        self._place = place
+        self._half_lag = settings.max_lag_seconds / 2
         self._resumption = resumption
         self._token = resumption.make_token() if resumption else None
         self.session = StreamSession(
-            session_id, specs, self._catalog.default, limits_of(settings), settings.events, self._token
+            session_id, specs, self._catalog.default, limits_of(settings), settings.events, self._token, self._admit
         )
         self.close_code: int | None = None
         self._outbox: asyncio.Queue[ServerMessage | Close] = asyncio.Queue()
@@ -238,6 +251,7 @@ class StreamDriver:
                     self._outbox.put_nowait(message)
                     if isinstance(message, Tags):
                         self._engine.metrics.window_lag(message.lag_ms / 1000)
+                        self._note_window(is_late=message.lag_ms / 1000 > self._half_lag)
                 case Infer():
                     task = asyncio.create_task(self._infer(action, self._decoded))
                     self._inferences.add(task)
@@ -248,6 +262,8 @@ class StreamDriver:
                     self._must_finish = True
                 case Dropped(reason, seconds):
                     self._engine.metrics.audio_dropped(reason, seconds)
+                    if reason == "lag":
+                        self._note_window(is_late=True)
                 case Close(code):
                     self.close_code = code
                     self._outbox.put_nowait(action)
@@ -262,6 +278,19 @@ class StreamDriver:
         """Look for the stream that the client wants to go on with."""
         state = await self._resumption.fetch(token) if self._resumption else None
         self._perform(self.session.resume, state, self._clock())
+
+    def _admit(self, active: ActiveConfiguration) -> None:
+        """Ask for as many windows as a configuration makes.
+
+        Raises:
+            QueueFull: The other streams leave too little.
+        """
+        if self._place is not None:
+            self._place.move(self._catalog.get(active.spec.name).live, active.spec.sample_rate / active.grid.hop_samples)
+
+    def _note_window(self, *, is_late: bool) -> None:
+        if not self.session.may_wait:
+            self._catalog.get(self.session.spec.name).live.record_window(is_late=is_late)
 
     def _arm(self) -> None:
         """Set the alarm for the session's next poll.
@@ -284,11 +313,8 @@ class StreamDriver:
 
     async def _infer(self, action: Infer, decoded: Lap | None) -> None:
         """Have a window scored; `decoded` is the reading of the piece that completed it."""
-        batcher = self._catalog.get(self.session.spec.name)
         try:
-            result = await batcher.submit(
-                action.waveform, priority=Priority.LIVE, deadline=action.deadline, window_samples=action.window_samples
-            )
+            result = await self._score(action)
         except ServiceError as error:
             self._perform(self.session.receive_failure, action.ticket, error, self._clock())
         except Exception:
@@ -304,15 +330,40 @@ class StreamDriver:
                 laps = [*model_laps(result), Lap("postprocess", started, ended)]
                 self._trace.window_done([decoded, *laps] if decoded else laps)
 
+    async def _score(self, action: Infer) -> WindowScores:
+        batcher = self._catalog.get(self.session.spec.name)
+        is_early = action.due > self._clock() + EARLY_SECONDS
+        return await batcher.submit(
+            action.waveform,
+            priority=Priority.BULK if is_early else Priority.LIVE,
+            deadline=action.deadline,
+            live_at=action.due if is_early else None,
+            window_samples=action.window_samples,
+        )
+
     async def _write(self) -> None:
         while True:
             item = await self._outbox.get()
             if isinstance(item, Close):
                 await self._channel.close(item.code, item.reason)
                 return
-            await self._channel.send(item)
+            try:
+                await self._channel.send(item)
+            except TimeoutError:
+                self._give_up_on_reader()
+                continue
             if self._outbox.qsize() == MAX_OUTBOX // 2:
                 self._changed.set()
+
+    def _give_up_on_reader(self) -> None:
+        """Let the error and the close be all that is still sent: what waits would have to wait for ever."""
+        if self.session.is_closed:
+            raise ConnectionResetError("the client takes nothing, not even the close")
+        while not self._outbox.empty():
+            self._outbox.get_nowait()
+        seconds = self._engine.settings.send_seconds
+        error = SlowReader(f"nothing was taken of what was sent for {seconds:g} s (SONOTAG_SEND_SECONDS): read while you send")
+        self._perform(self.session.fail, error)
 
     async def _read(self) -> None:
         while self.session.is_reading:

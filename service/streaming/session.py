@@ -17,7 +17,7 @@ samples at the model's rate; seconds appear only in messages.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from enum import Enum, auto
 from typing import Final, cast
 
@@ -76,6 +76,7 @@ class StreamSession:
         limits: What the stream is held to.
         events: What counts as an event where the client says nothing.
         resume_token: Told to the client, which names it to go on after a break; None where it cannot.
+        admit: Is asked before a configuration holds; raises a `ServiceError` where the service cannot do what it asks for.
     """
 
     def __init__(
@@ -86,7 +87,9 @@ class StreamSession:
         limits: Limits,
         events: EventConfig,
         resume_token: str | None = None,
+        admit: Callable[[ActiveConfiguration], None] = lambda _: None,
     ) -> None:
+        self._admit = admit
         self._session_id = session_id
         self._models = models
         self._default_model = default_model
@@ -122,6 +125,11 @@ class StreamSession:
     def audio_format(self) -> AudioFormat:
         """How the binary frames are to be read; only once configured."""
         return self._configuration.audio
+
+    @property
+    def may_wait(self) -> bool:
+        """Whether the client takes late answers rather than none; only once configured."""
+        return self._configuration.on_lag == "wait"
 
     @property
     def is_configured(self) -> bool:
@@ -410,6 +418,7 @@ class StreamSession:
     def _begin(self) -> None:
         """The configuration is complete: say so."""
         active = resolve_start(self._given, self._models, self._default_model, self._event_defaults)
+        self._admit(active)
         self._active, self._state = active, _State.STREAMING
         self._send(self._ready(active))
         self._seq = 0
@@ -504,7 +513,9 @@ class StreamSession:
                 param="model",
             )
         self._given = given
-        self._active = resolve_start(self._given, self._models, self._default_model, self._event_defaults)
+        active = resolve_start(self._given, self._models, self._default_model, self._event_defaults)
+        self._admit(active)
+        self._active = active
         self._send(Configured(from_=0.0, configuration=self._active.to_wire()))
         if start.resume_token is not None:
             self._answer_resume()
@@ -512,7 +523,9 @@ class StreamSession:
     def _receive_update(self, update: Update) -> None:
         if self._active is None:
             raise ProtocolViolation("update came before the configuration was complete: send start first", param="type")
-        active = self._active = self._active.updated(update, self._event_defaults)
+        active = self._active.updated(update, self._event_defaults)
+        self._admit(active)
+        self._active = active
         start = self._sound.configure(active) if self._sound else 0.0
         self._send(Configured(from_=start, configuration=active.to_wire()))
 

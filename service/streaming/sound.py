@@ -178,7 +178,13 @@ class StreamSound:
             return []
         self._ledger.expire(now)
         outcomes: list[Outcome] = [
-            Infer(entry.ticket, self._windower.read(entry.span), self._window_samples, self._ledger.deadline(entry))
+            Infer(
+                entry.ticket,
+                self._windower.read(entry.span),
+                self._window_samples,
+                entry.reference,
+                self._ledger.deadline(entry),
+            )
             for entry in self._ledger.issue()
         ]
         late: list[WindowEntry] = []

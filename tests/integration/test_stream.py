@@ -166,6 +166,7 @@ async def test_a_full_server_refuses_the_upgrade_with_503():
             assert refused.value.response.status_code == 503
             assert int(refused.value.response.headers["Retry-After"]) >= 1
             assert "SONOTAG_MAX_STREAMS" in refused.value.response.body.decode()
+        await until_metric(server.url, "sonotag_streams_open 0.0")
         told = await stream_pieces(server.url, RAW, [SECOND])
         assert told.code == 1000
         await until_metric(server.url, 'sonotag_streams_refused_total{reason="full"} 1.0')
@@ -197,10 +198,10 @@ async def test_a_client_that_leaves_leaves_nothing_behind():
             for _ in range(3):
                 await listener.send(SECOND)
             await asyncio.to_thread(runner.wait_for_runs, 1)
+        await until_metric(server.url, 'sonotag_streams_total{outcome="disconnected"} 1.0')
         runner.release()
         told = await stream_pieces(server.url, RAW, [SECOND])
         assert told.code == 1000
-        await until_metric(server.url, 'sonotag_streams_total{outcome="disconnected"} 1.0')
         await until_metric(server.url, 'sonotag_audio_dropped_seconds_total{reason="disconnect"} 3.0')
 
 

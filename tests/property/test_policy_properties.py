@@ -58,6 +58,15 @@ class QueueMachine(RuleBasedStateMachine):
         assert self.queue.discard(entry)
         assert not self.queue.discard(entry)
 
+    @precondition(lambda self: self.waiting)
+    @rule(data=st.data())
+    def promote(self, data: st.DataObject) -> None:
+        item = data.draw(st.sampled_from(sorted(self.waiting)))
+        entry = self.waiting[item]
+        if entry.priority is not Priority.LIVE:
+            assert self.queue.promote(entry)
+            self.own_place.discard(item)  # it has its order among others now
+
     @rule(max_batch_size=st.integers(1, 5), seconds=st.floats(0, 2))
     def take_and_run(self, max_batch_size: int, seconds: float) -> None:
         upcoming = self.queue.upcoming(max_batch_size)
@@ -98,7 +107,7 @@ class QueueMachine(RuleBasedStateMachine):
         if not taken.batch:
             return
         is_waiting = any(entry.priority is Priority.BULK for entry in self.queue.waiting())
-        is_live_first = taken.batch[0].priority is Priority.LIVE and bool(bulk_before)
+        is_live_first = taken.batch[0].priority is not Priority.BULK and bool(bulk_before)
         self.live_batches = self.live_batches + 1 if is_waiting and is_live_first else 0
         assert self.live_batches < BULK_SHARE
 

@@ -514,3 +514,32 @@ async def test_windows_of_another_length_or_kind_are_refused(waveform: Int16Arra
 def test_a_batch_size_that_was_not_warmed_up_is_refused(size: int) -> None:
     with pytest.raises(ValueError, match="1 to 4"):
         Batcher(FakeRunner(), max_queue_windows=2, max_batch_size=size, observer=NullObserver())
+
+
+async def test_the_speed_is_known_before_anybody_asks() -> None:
+    runner = FakeRunner(delay_seconds=0.001)
+    batcher = Batcher(runner, max_queue_windows=4, observer=NullObserver())
+    assert batcher.live.possible is None
+    await asyncio.to_thread(batcher.measure_speed)
+    assert sorted({len(call.lengths) for call in runner.calls}) == [1, 2, 4]
+    assert batcher.live.possible is not None
+    assert 0 < batcher.live.possible < 4 / 0.001
+    batcher.start()
+    await batcher.stop()
+
+
+async def test_what_lies_between_two_batches_is_a_cost_while_windows_wait() -> None:
+    clock = Clock()
+    runner = FakeRunner(batch_sizes=(1,))
+    async with running(runner, clock=clock) as batcher:
+        runner.hold()
+        jobs = [asyncio.create_task(batcher.submit(level(1, 16_000), priority=LIVE)) for _ in range(2)]
+        await asyncio.to_thread(runner.wait_for_runs, 1)
+        clock.now += 1.0
+        runner.release(1)
+        await jobs[0]
+        assert batcher.live.possible == pytest.approx(1.0)
+        clock.now += 1.0  # whichever side of the second run's start this falls on, the model had not done more
+        runner.release()
+        await jobs[1]
+        assert batcher.live.possible == pytest.approx(1.0)

@@ -27,6 +27,7 @@ class Engine:
     threads: int | None = None
     workers: int = 2
     max_queue_windows: int = 8
+    live_share: float = 0.8
 
 
 def fake_catalog(*names: str) -> tuple[Catalog, list[FakeRunner]]:

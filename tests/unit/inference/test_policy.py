@@ -4,7 +4,7 @@ import pytest
 
 from service.inference.policy import BULK_SHARE, Entry, Grant, Priority, WindowQueue
 
-LIVE, BULK = Priority.LIVE, Priority.BULK
+LIVE, CLIP, BULK = Priority
 
 
 def push(
@@ -268,3 +268,48 @@ def test_a_window_costs_what_its_run_took_alone_where_runs_overlap() -> None:
     queue: WindowQueue[str] = WindowQueue(4)
     queue.record_run(2, 4.0, own_seconds=1.0)
     assert (queue.run_seconds, queue.seconds_per_window) == (4.0, 0.5)
+
+
+def test_streams_go_before_clips_and_clips_before_bulk() -> None:
+    queue = WindowQueue[str](9)
+    push(queue, "x", BULK)
+    push(queue, "c", CLIP)
+    push(queue, "a")
+    assert take(queue, 3) == "acx"
+
+
+def test_clips_and_bulk_each_start_a_batch_in_eight_or_nine_while_they_wait() -> None:
+    queue = WindowQueue[str](200)
+    push_all(queue, "c" * 20, CLIP)
+    push_all(queue, "x" * 20, BULK)
+    push_all(queue, "." * 60)
+    assert "".join(take(queue, 1) for _ in range(26)) == ".......xc" + "......xc" * 2 + "."
+
+
+def test_clips_and_bulk_together_leave_a_quarter_of_the_places_to_streams() -> None:
+    assert [WindowQueue[str](n).limit(CLIP) for n in (1, 2, 3, 4, 8, 256)] == [1, 2, 3, 3, 6, 192]
+    queue = WindowQueue[str](8)
+    reserve(queue, 4, BULK)
+    reserve(queue, 2, CLIP)
+    assert (queue.free_places(CLIP), queue.free_places(BULK), queue.free_places(LIVE)) == (0, 0, 2)
+
+
+def test_a_window_whose_time_has_come_goes_on_as_a_live_one() -> None:
+    queue = WindowQueue[str](9)
+    _, promoted, running = push_all(queue, "xyz", BULK)
+    push(queue, "a")
+    assert queue.promote(promoted)
+    assert take(queue, 2) == "ay"
+    assert take(queue, 2) == "xz"
+    assert not queue.promote(running)
+    assert queue.free_places(LIVE) == 9
+
+
+def test_where_batches_save_nothing_live_windows_are_alone_and_others_one_at_a_time() -> None:
+    queue = WindowQueue[str](9, runs_apart=True)
+    push_all(queue, "xy", BULK)
+    push_all(queue, "c", CLIP)
+    push_all(queue, "abd")
+    assert [entry.item for entry in queue.upcoming(4)] == ["a", "b", "d"]
+    assert [take(queue, 4) for _ in range(5)] == ["abd", "c", "x", "y", ""]
+    assert queue.upcoming(4) == []

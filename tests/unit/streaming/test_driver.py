@@ -13,6 +13,7 @@ from service.engine import Engine
 from service.errors import UndecodableAudio
 from service.inference.batcher import Batcher
 from service.inference.catalog import Catalog
+from service.inference.policy import Priority
 from service.observer import NullObserver
 from service.settings import Settings
 from service.streaming.driver import MAX_OUTBOX, StreamDriver
@@ -25,7 +26,7 @@ SECOND = level(1, 16_000).tobytes()
 
 @pytest.fixture
 async def engine() -> AsyncIterator[Engine]:
-    runner = FakeRunner()
+    runner = FakeRunner(batch_sizes=(1,))
     with ThreadPoolExecutor(2) as executor:
         settings = Settings(_env_file=None, max_ahead_seconds=3, max_messages_per_second=1000)
         engine = Engine(settings=settings, metrics=NullObserver(), executor=executor)
@@ -143,3 +144,87 @@ async def test_who_takes_nothing_is_not_read(engine: Engine) -> None:
     assert driver.close_code == 1000
     assert len(channel.sent) == 2 * MAX_OUTBOX + 2
     assert np.all(np.diff([message.seq or 0 for message in channel.sent]) == 1)
+
+
+class StuckChannel(ListChannel):
+    """The other side takes one message and nothing after it."""
+
+    async def send(self, message: ServerMessage) -> None:
+        if not self.may_send.is_set():
+            self.may_send.set()  # what follows are the last words
+            raise TimeoutError
+        await super().send(message)
+        if len(self.sent) == 1:
+            self.may_send.clear()
+
+
+async def test_who_takes_nothing_for_too_long_is_told_so_and_closed(engine: Engine) -> None:
+    channel = StuckChannel(*[SECOND] * 3)
+    driver = StreamDriver(engine, channel, "id")
+    await driver.run(RAW)
+    assert [type(message) for message in channel.sent] == [Ready, ErrorMessage]
+    error = channel.sent[-1]
+    assert isinstance(error, ErrorMessage)
+    assert (error.code, error.fatal) == ("slow_reader", True)
+    assert "SONOTAG_SEND_SECONDS" in error.message
+    assert error.seq > 1  # a client that still reads it sees what it has missed
+    assert (driver.close_code, channel.closed) == (4408, [4408])
+
+
+async def test_who_takes_not_even_the_last_words_is_left(engine: Engine) -> None:
+    class DeafChannel(ListChannel):
+        async def send(self, message: ServerMessage) -> None:
+            raise TimeoutError
+
+    channel = DeafChannel(SECOND)
+    driver = StreamDriver(engine, channel, "id")
+    await driver.run(RAW)
+    assert channel.closed == []
+
+
+async def test_sound_ahead_of_real_time_waits_behind_who_speaks_now(engine: Engine) -> None:
+    batcher = engine.catalog.get(None)
+    runner = batcher.runner
+    assert isinstance(runner, FakeRunner)
+    runner.hold()
+    running = asyncio.create_task(batcher.submit(level(3, 16_000), priority=Priority.LIVE))
+    await asyncio.to_thread(runner.wait_for_runs, 1)
+    file = ListChannel(*[level(2, 16_000).tobytes()] * 3)
+    speaking = ListChannel(SECOND)
+    streams = []
+    for channel, on_lag in ((file, "wait"), (speaking, "skip")):
+        driver = StreamDriver(engine, channel, "id")
+        streams.append(asyncio.create_task(driver.run([*RAW, ("on_lag", on_lag)])))
+        await channel.is_waiting.wait()
+        driver.stop()
+    while batcher.depth < 4:  # noqa: ASYNC110
+        await asyncio.sleep(0)
+    runner.release()
+    await asyncio.gather(running, *streams)
+    heard = [int(call.waveform[row, 0]) // 1000 for call in runner.calls for row in range(len(call.lengths))]
+    assert heard == [3, 2, 1, 2, 2]  # the file's first second is no further ahead than pieces of a second may be
+
+
+async def test_a_stream_asks_for_its_hop_and_is_refused_what_there_is_not(engine: Engine) -> None:
+    live = engine.catalog.get(None).live
+    live.record_run(1, 0.1)
+    others = live.take(6.0)
+    place = live.take(1.0)
+    channel = ListChannel('{"type": "update", "hop": 0.5}', '{"type": "update", "hop": 0.1}', '{"type": "stop"}')
+    await StreamDriver(engine, channel, "id", place=place).run(RAW)
+    refusals = [message for message in channel.sent if isinstance(message, ErrorMessage)]
+    assert [(message.code, message.fatal) for message in refusals] == [("queue_full", False)]
+    assert channel.closed == [1000]
+    assert live.asked == 8
+
+    channel = ListChannel('{"type": "start", "hop": 0.1}')
+    others.release()
+    await StreamDriver(engine, channel, "id", place=live.take(1.0)).run(RAW[:1])
+    place.release()
+    channel = ListChannel('{"type": "start", "encoding": "s16le", "sample_rate": 16000, "hop": 0.1}')
+    blocker = live.take(5.0)
+    await StreamDriver(engine, channel, "id", place=live.take(1.0)).run([])
+    error = channel.sent[-1]
+    assert isinstance(error, ErrorMessage)
+    assert (error.code, error.fatal, channel.closed) == ("queue_full", True, [4503])
+    blocker.release()

@@ -1,0 +1,52 @@
+"""What a service and all its processes hold, as Linux counts it."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+
+
+@dataclass(frozen=True)
+class Usage:
+    """Of a process and its descendants together: bytes of their own memory, open descriptors, threads."""
+
+    memory: int
+    descriptors: int
+    threads: int
+
+
+def family(pid: int) -> list[int]:
+    """Return a process and its descendants."""
+    found = [pid]
+    for parent in found:
+        for task in Path(f"/proc/{parent}/task").glob("*/children"):
+            found += [int(child) for child in task.read_text().split()]
+    return found
+
+
+def children(pid: int) -> list[int]:
+    """Return a supervisor's workers, without what these have started."""
+    return [int(child) for task in Path(f"/proc/{pid}/task").glob("*/children") for child in task.read_text().split()]
+
+
+def usage(pid: int) -> Usage:
+    """Measure. A process that ends meanwhile counts as nothing."""
+    memory = descriptors = threads = 0
+    for member in family(pid):
+        try:
+            status = Path(f"/proc/{member}/status").read_text()
+            memory += 1024 * int(re.search(r"^RssAnon:\s+(\d+)", status, re.MULTILINE)[1])  # type: ignore[index]
+            threads += int(re.search(r"^Threads:\s+(\d+)", status, re.MULTILINE)[1])  # type: ignore[index]
+            descriptors += len(list(Path(f"/proc/{member}/fd").iterdir()))
+        except (FileNotFoundError, ProcessLookupError, TypeError):
+            continue
+    return Usage(memory, descriptors, threads)
+
+
+async def metric(client: httpx.AsyncClient, url: str, name: str) -> float:
+    """Return the sum of a metric's samples, 0 where there is none."""
+    page = (await client.get(f"{url}/metrics")).text
+    return sum(float(value) for value in re.findall(rf"^{re.escape(name)}(?:{{[^}}]*}})? (\S+)$", page, re.MULTILINE))

@@ -1,0 +1,126 @@
+"""Half an hour of clients who come and go, and what is left of it: `python -m tests.load.soak`, SOAK_MINUTES=30.
+
+The service is idle when what is compared is measured: after the first five minutes (a third of a shorter soak), in which pools,
+caches and the allocator fill, and at the end. It fails if memory grew by 2 % or more, if there are more descriptors or threads,
+if something was lost (see `tests.load.traffic`), or if the log has a warning.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+
+from tests.load.meters import Usage, metric, usage
+from tests.load.traffic import LOST, Account, Clients
+from tests.support.process import ServiceProcess, running
+
+ROOT = Path(__file__).resolve().parents[2]
+REPORT = ROOT / "build" / "load" / "soak.md"
+MAX_GROWTH = 0.02
+WARM_SECONDS = 300.0
+QUIET_SECONDS = 5.0
+NUM_CLIENTS = 8
+MAX_STREAMS = 4
+"""Half of the clients', so that upgrades are refused too."""
+
+
+@dataclass(frozen=True)
+class SoakResult:
+    """What was held before and after, idle."""
+
+    minutes: float
+    before: Usage
+    after: Usage
+    account: Account
+    warnings: list[str]
+
+    @property
+    def growth(self) -> float:
+        """Of the memory."""
+        return self.after.memory / self.before.memory - 1
+
+    @property
+    def faults(self) -> list[str]:
+        """What is not as it should be."""
+        found = list(self.warnings)
+        if self.growth >= MAX_GROWTH:
+            found.append(f"memory grew by {self.growth:.1%}")
+        if self.after.descriptors > self.before.descriptors:
+            found.append(f"{self.before.descriptors} descriptors became {self.after.descriptors}")
+        if self.after.threads > self.before.threads:
+            found.append(f"{self.before.threads} threads became {self.after.threads}")
+        if self.account.ends[LOST] or not self.account.is_balanced:
+            found += self.account.lines()
+        return found
+
+    def report(self) -> str:
+        """Return the result as Markdown."""
+        rows = [
+            f"| memory of its own, MB | {self.before.memory / 1e6:.1f} | {self.after.memory / 1e6:.1f} ({self.growth:+.2%}) |",
+            f"| descriptors | {self.before.descriptors} | {self.after.descriptors} |",
+            f"| threads | {self.before.threads} | {self.after.threads} |",
+        ]
+        faults = [f"- {fault}" for fault in self.faults] or ["Nothing to complain of."]
+        lines = [f"# Soak of {self.minutes:g} minutes", "", "| idle | before | after |", "|---|---|---|", *rows, ""]
+        return "\n".join([*lines, *self.account.lines(), "", *faults, ""])
+
+
+async def measure_idle(process: ServiceProcess) -> Usage:
+    """Wait until nothing is open, and a little longer for what ends behind it; then measure."""
+    async with httpx.AsyncClient() as client:
+        while await metric(client, process.url, "sonotag_streams_open"):  # noqa: ASYNC110
+            await asyncio.sleep(0.2)
+    await asyncio.sleep(QUIET_SECONDS)
+    return usage(process.pid)
+
+
+async def soak(process: ServiceProcess, clients: Clients, minutes: float) -> SoakResult:
+    """Let clients come and go, twice, with a pause and a measurement after each."""
+    account = Account()
+    total = minutes * 60
+    warm = min(WARM_SECONDS, total / 3)
+    measured: list[Usage] = []
+    for seconds in (warm, total - warm):
+        end = time.monotonic() + seconds
+        await asyncio.gather(*(clients.work(account, lambda end=end: time.monotonic() >= end) for _ in range(NUM_CLIENTS)))
+        measured.append(await measure_idle(process))
+        print(f"after {seconds:.0f} s: {measured[-1]}", *account.lines(), sep="\n", flush=True)
+    warnings = [line.strip() for line in process.errors if re.search(r"WARNING|ERROR|CRITICAL|Traceback", line)]
+    return SoakResult(minutes, *measured, account, warnings)
+
+
+def speech_clients(url: str, *, pace: float = 1.0) -> Clients:
+    """Return clients who speak English."""
+    import soundfile
+
+    path = ROOT / "examples" / "speech.wav"
+    samples, rate = soundfile.read(path, dtype="int16")
+    return Clients(url, path.read_bytes(), samples.tobytes(), rate, "Speech", pace=pace)
+
+
+async def main() -> int:
+    """Soak a real service; the exit code says whether all is well."""
+    minutes = float(os.environ.get("SOAK_MINUTES", "30"))
+    environ = {"SONOTAG_MAX_STREAMS": str(MAX_STREAMS)}
+    with tempfile.TemporaryDirectory() as folder, running("service", "serve", environ=environ, cwd=Path(folder)) as process:
+        clients = speech_clients(process.wait_ready())
+        try:
+            result = await soak(process, clients, minutes)
+        finally:
+            await clients.close()
+    REPORT.parent.mkdir(parents=True, exist_ok=True)
+    REPORT.write_text(result.report())
+    print(result.report())
+    return 1 if result.faults else 0
+
+
+if __name__ == "__main__":
+    sys.exit(asyncio.run(main()))
