@@ -2,14 +2,15 @@
 #   make serve     run the service on 127.0.0.1:8000 (SONOTAG_HOST, SONOTAG_PORT and every other setting change it)
 #   make test      run all tests          make lint types coverage    the other checks
 #   make format    put the code in order  make export   rebuild the embedded bundle, and the other precisions in build/
-#   make bench     compare the model with others, then find out how many live streams it can serve here: minutes, into build/bench
+#   make bench     compare the model with others, find out what the service can take here, and print the goals: minutes, into
+#                  build/bench
 #   make image-test  run the image's own steps in a clean Debian, and serve from it (root, debootstrap, a minute)
 #   make fuzz      damaged files, messages and model files, 120,000 of them (FUZZ_CASES), and the OpenAPI
 #   make wheel     build the wheel        make clean    remove what was built
 #   make lock      renew docker/*.lock    make audit    look up known vulnerabilities of what they name
 #   make sbom      write down what the images are made of (CycloneDX), with licences
 # PYTHON=... picks the interpreter (3.11 or newer); arguments for pytest go into ARGS: make test ARGS="-k drain",
-# those for the two benchmarks into BENCH_MODEL and BENCH_SERVICE.
+# those for python -m bench and sonotag bench into BENCH_MODEL and BENCH_SERVICE.
 
 PYTHON ?=
 ARGS ?=
@@ -26,7 +27,7 @@ SHORT_WINDOWS := --short-windows 1,2 $(addprefix --eval ,$(wildcard ../shared/au
 SOURCES := service export tests
 BENCH := build/bench
 BENCH_MODEL ?= --batches 1,8
-BENCH_SERVICE ?= --first 8 --no-save
+BENCH_SERVICE ?= --first 24 --seconds 8
 
 # The tests of the pure modules, whose coverage must be complete, by branch. Decoders meet damage only in real encoded files.
 PURE_TESTS := tests/unit/access tests/unit/audio tests/integration/test_containers.py tests/unit/postprocess tests/unit/streaming tests/unit/inference/test_policy.py tests/property
@@ -42,11 +43,7 @@ test: $(VENV)/.dev
 	$(BIN)/python -m pytest $(ARGS)
 
 bench: $(VENV)/.dev
-	@mkdir -p $(BENCH)
-	$(BIN)/python -m bench --output $(BENCH) $(BENCH_MODEL)
-	$(BIN)/sonotag bench --slo 0.5 --output $(BENCH)/service.json $(BENCH_SERVICE)
-	$(BIN)/python -m bench.service $(BENCH)/service.json
-	$(BIN)/python -m bench.decoding
+	$(BIN)/python -m bench.suite --output $(BENCH) --model='$(BENCH_MODEL)' --service='$(BENCH_SERVICE)'
 
 # A hundred thousand cases, some ten minutes: FUZZ_CASES and FUZZ_EXAMPLES (of each operation of the OpenAPI) change that.
 fuzz: $(VENV)/.fuzz

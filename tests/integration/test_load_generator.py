@@ -214,3 +214,12 @@ def test_sounds_come_from_files_at_the_rate_that_is_sent(tmp_path: Path) -> None
 def test_a_service_that_does_not_start_says_why() -> None:
     with pytest.raises(TargetError, match="--workers"), OwnServer(["--workers", "0"]):
         pass
+
+
+def test_the_service_around_a_free_model_answers_every_window_of_streams_below_real_speed() -> None:
+    """A stream at half speed has half the windows in the same time: the same pieces of sound, half as often."""
+    with OwnServer(["--log-level", "warning"], module="bench.free_service") as target:
+        stage = run_streams_stage(target, replace(PLAN, speed=0.5), 4)
+    assert (stage.opened, stage.failures, stage.unanswered, stage.dropped_seconds) == (4, (), 0, 0)
+    assert stage.windows == pytest.approx(4 * PLAN.measure_seconds / PLAN.hop_seconds / 2, abs=4)
+    assert stage.server.cores is not None
