@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import shlex
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ from service import exit_codes
 REPORT_FILE = "report.md"
 PART_SECONDS = 1200.0
 """A part that takes longer than this hangs."""
+END_SECONDS = 60.0
+"""For a part that is told to end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,14 +63,25 @@ def list_parts(folder: Path, model: list[str], service: list[str]) -> list[Part]
 def run_part(part: Part) -> str:
     """Run a part and return what it printed, and how it ended where that was not well."""
     print(f"\n== {part.title}", file=sys.stderr, flush=True)
+    with subprocess.Popen([sys.executable, *part.arguments], stdout=subprocess.PIPE, text=True) as process:
+        try:
+            said, _ = process.communicate(timeout=PART_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGINT)
+            _wait(process)
+            return f"Ended after {PART_SECONDS:g} s without a result.\n"
+        except KeyboardInterrupt:
+            _wait(process)  # the terminal's signal reached it, too, and it ends the service that it started
+            raise
+    print(said, flush=True)
+    return said + (f"\nExit code {process.returncode}.\n" if process.returncode else "")
+
+
+def _wait(process: subprocess.Popen[str]) -> None:
     try:
-        done = subprocess.run(
-            [sys.executable, *part.arguments], stdout=subprocess.PIPE, text=True, timeout=PART_SECONDS, check=False
-        )
+        process.communicate(timeout=END_SECONDS)
     except subprocess.TimeoutExpired:
-        return f"Ended after {PART_SECONDS:g} s without a result.\n"
-    print(done.stdout, flush=True)
-    return done.stdout + (f"\nExit code {done.returncode}.\n" if done.returncode else "")
+        process.kill()
 
 
 def main(argv: list[str] | None = None) -> int:
