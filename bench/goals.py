@@ -101,7 +101,7 @@ def _memory(name: str, value: int | None, limit: float) -> Goal:
 def _cost(document: Any) -> tuple[Goal, Goal]:
     growth = f"cost of one more stream, from {FEW} to {MANY:,}"
     each = "processor time of a live stream besides the model, 48 kHz"
-    flat, little = "within 10 %", "under 4 ms for each second of sound"
+    flat, little = "at most 10 % more", "under 4 ms for each second of sound"
     told = UNMEASURED
     if document and not document["is_whole"]:
         reasons = {reason for reasons in document["broken"].values() for reason in reasons}
