@@ -2,7 +2,8 @@
 #   make serve     run the service on 127.0.0.1:8000 (SONOTAG_HOST, SONOTAG_PORT and every other setting change it)
 #   make test      run all tests          make lint types coverage    the other checks
 #   make format    put the code in order  make export   rebuild the embedded bundle, and the other precisions in build/
-#   make bench     compare the model with others, then find out how many live streams it can serve here: minutes, into build/bench
+#   make bench     compare the model with others, find out what the service can take here, and print the goals: minutes, into
+#                  build/bench
 #   make chaos     thousands of requests and streams while workers are killed (CHAOS_DEEDS=3000)
 #   make load      overload with admission and without, and what one bad client costs the others (ten minutes)
 #   make soak      clients who come and go, and what is left of it (SOAK_MINUTES=30)
@@ -12,7 +13,7 @@
 #   make lock      renew docker/*.lock    make audit    look up known vulnerabilities of what they name
 #   make sbom      write down what the images are made of (CycloneDX), with licences
 # PYTHON=... picks the interpreter (3.11 or newer); arguments for pytest go into ARGS: make test ARGS="-k drain",
-# those for the two benchmarks into BENCH_MODEL and BENCH_SERVICE.
+# those for python -m bench and sonotag bench into BENCH_MODEL and BENCH_SERVICE.
 
 PYTHON ?=
 ARGS ?=
@@ -29,7 +30,7 @@ SHORT_WINDOWS := --short-windows 1,2 $(addprefix --eval ,$(wildcard ../shared/au
 SOURCES := service export tests
 BENCH := build/bench
 BENCH_MODEL ?= --batches 1,8
-BENCH_SERVICE ?= --first 8 --no-save
+BENCH_SERVICE ?= --first 24 --seconds 8
 
 # The tests of the pure modules, whose coverage must be complete, by branch. Decoders meet damage only in real encoded files.
 PURE_TESTS := tests/unit/access tests/unit/audio tests/integration/test_containers.py tests/unit/postprocess tests/unit/streaming tests/unit/inference/test_policy.py tests/property
@@ -45,11 +46,7 @@ test: $(VENV)/.dev
 	$(BIN)/python -m pytest $(ARGS)
 
 bench: $(VENV)/.dev
-	@mkdir -p $(BENCH)
-	$(BIN)/python -m bench --output $(BENCH) $(BENCH_MODEL)
-	$(BIN)/sonotag bench --slo 0.5 --output $(BENCH)/service.json $(BENCH_SERVICE)
-	$(BIN)/python -m bench.service $(BENCH)/service.json
-	$(BIN)/python -m bench.decoding
+	$(BIN)/python -m bench.suite --output $(BENCH) --model='$(BENCH_MODEL)' --service='$(BENCH_SERVICE)'
 
 # A hundred thousand cases, some ten minutes: FUZZ_CASES and FUZZ_EXAMPLES (of each operation of the OpenAPI) change that.
 fuzz: $(VENV)/.fuzz

@@ -45,6 +45,10 @@ class Nvml(Protocol):
         """Return a GPU."""
         ...
 
+    def nvmlDeviceGetName(self, handle: object) -> str:  # noqa: N802
+        """Return what it calls itself."""
+        ...
+
     def nvmlDeviceGetMemoryInfo(self, handle: object) -> Memory:  # noqa: N802
         """Return its memory."""
         ...
@@ -63,12 +67,14 @@ class GpuReading:
         used_bytes: Memory in use, by whomever.
         total_bytes: Memory that it has.
         utilisation: Share of the time in which it computes, 0 to 1.
+        name: What it calls itself.
     """
 
     index: int
     used_bytes: int | None
     total_bytes: int | None
     utilisation: float | None
+    name: str | None
 
 
 class GpuReader:
@@ -118,13 +124,15 @@ class GpuReader:
     @staticmethod
     def _read_one(nvml: Nvml, index: int) -> GpuReading:
         handle = nvml.nvmlDeviceGetHandleByIndex(index)
-        used = total = utilisation = None
+        used = total = utilisation = name = None
         with contextlib.suppress(nvml.NVMLError):
             memory = nvml.nvmlDeviceGetMemoryInfo(handle)
             used, total = memory.used, memory.total
         with contextlib.suppress(nvml.NVMLError):
             utilisation = nvml.nvmlDeviceGetUtilizationRates(handle).gpu / 100
-        return GpuReading(index, used, total, utilisation)
+        with contextlib.suppress(nvml.NVMLError):
+            name = nvml.nvmlDeviceGetName(handle)
+        return GpuReading(index, used, total, utilisation, name)
 
 
 def _load_nvml() -> Nvml | None:

@@ -15,9 +15,10 @@ _OK = 200
 
 def make_request(order: ClipsOrder, clip: bytes) -> bytes:
     """Return a whole HTTP/1.1 request."""
+    key = "" if order.api_key is None else f"Authorization: Bearer {order.api_key}\r\n"
     head = (
         f"POST {order.path} HTTP/1.1\r\nHost: {order.host}:{order.port}\r\nContent-Type: application/octet-stream\r\n"
-        f"Content-Length: {len(clip)}\r\n\r\n"
+        f"{key}Content-Length: {len(clip)}\r\n\r\n"
     )
     return head.encode("ascii") + clip
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -38,6 +38,8 @@ class StreamsOrder:
         is_silent: Send no sound at all: what an open stream costs.
         sample_rate: Of the sounds, Hz.
         hop_seconds: Of the streams.
+        api_key: Sent with the upgrade; None where the service asks for none.
+        speed: Seconds of sound that a stream sends in a second.
     """
 
     url: str
@@ -48,6 +50,8 @@ class StreamsOrder:
     is_silent: bool
     sample_rate: int
     hop_seconds: float
+    api_key: str | None = field(default=None, repr=False)
+    speed: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +90,7 @@ class ClipsOrder:
         clips: WAV files.
         num_clients: Connections; each waits for an answer before it asks again.
         interval: What is measured: requests answered in it.
+        api_key: Sent with each request; None where the service asks for none.
     """
 
     host: str
@@ -94,6 +99,7 @@ class ClipsOrder:
     clips: tuple[bytes, ...]
     num_clients: int
     interval: Interval
+    api_key: str | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)

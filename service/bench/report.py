@@ -44,7 +44,7 @@ def summarize(report: ServiceReport) -> list[str]:
         if value is not None:
             lines.append(f"Memory of {name} stream: {value / 1e6:.3f} MB.")
     if gpus := [gpu for stage in report.streams if stage.streams == report.largest for gpu in stage.server.gpus]:
-        lines += [f"GPU {gpu.name}: {gpu.utilisation:.0%} busy, {gpu.memory_bytes / 2**30:.1f} GiB." for gpu in gpus]
+        lines += [f"GPU {gpu.name}: {_share(gpu.utilisation)} busy, {_gib(gpu.memory_bytes)}." for gpu in gpus]
     return lines
 
 
@@ -114,6 +114,14 @@ def _clip_row(stage: ClipStage) -> tuple[str, ...]:
 
 def _ms(seconds: float | None) -> str:
     return "" if seconds is None else f"{1000 * seconds:.0f}"
+
+
+def _share(value: float | None) -> str:
+    return "how much is unknown" if value is None else f"{value:.0%}"
+
+
+def _gib(value: int | None) -> str:
+    return "memory unknown" if value is None else f"{value / 2**30:.1f} GiB"
 
 
 def _number(value: float | None) -> str:

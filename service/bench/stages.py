@@ -39,6 +39,7 @@ class Plan:
         grace_seconds: How long what is late may still come.
         num_generators: Processes.
         start_seconds: From their orders to the first stream.
+        speed: Seconds of sound that a stream sends in a second.
     """
 
     sounds: tuple[Int16Array, ...]
@@ -50,6 +51,7 @@ class Plan:
     grace_seconds: float
     num_generators: int
     start_seconds: float = 0.5
+    speed: float = 1.0
 
     def seconds_for(self, num_streams: int) -> float:
         """Return how long a stage takes."""
@@ -63,7 +65,8 @@ class Plan:
 
     def ramp_seconds(self, num_streams: int) -> float:
         """Return over how long streams are opened: whole hops, so that their windows end evenly spread over a hop."""
-        return self.hop_seconds * max(1, math.ceil(num_streams / OPENINGS_PER_SECOND / self.hop_seconds))
+        hop = self.hop_seconds / self.speed
+        return hop * max(1, math.ceil(num_streams / OPENINGS_PER_SECOND / hop))
 
 
 def run_streams_stage(target: Target, plan: Plan, num_streams: int, *, is_silent: bool = False) -> StreamStage:
@@ -93,6 +96,8 @@ def run_streams_stage(target: Target, plan: Plan, num_streams: int, *, is_silent
                 is_silent=is_silent,
                 sample_rate=plan.sample_rate,
                 hop_seconds=plan.hop_seconds,
+                api_key=target.api_key,
+                speed=plan.speed,
             )
             for index in range(count)
         ]
@@ -122,6 +127,7 @@ def run_clips_stage(target: Target, plan: Plan, clips: tuple[bytes, ...], num_cl
                 clips=clips,
                 num_clients=len(range(index, num_clients, count)),
                 interval=interval,
+                api_key=target.api_key,
             )
             for index in range(count)
         ]

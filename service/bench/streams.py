@@ -39,14 +39,16 @@ class LiveStream(asyncio.Protocol):
         uri: Where to.
         frames: The sound, from where this stream begins; none for a silent stream.
         until: When to send the last piece.
-        interval: What is measured.
+        order: What is measured, the key, and how fast to send.
     """
 
-    def __init__(self, uri: WebSocketURI, frames: Sequence[bytes], until: float, interval: Interval) -> None:
+    def __init__(self, uri: WebSocketURI, frames: Sequence[bytes], until: float, order: StreamsOrder) -> None:
         self._websocket = ClientProtocol(uri, max_size=None)
         self._frames = frames
         self._until = until
-        self._interval = interval
+        self._interval = order.interval
+        self._api_key = order.api_key
+        self._period = CHUNK_SECONDS / order.speed
         self._transport: asyncio.Transport | None = None
         self._next_at = 0.0
         self._sent_at: list[float] = []
@@ -63,7 +65,10 @@ class LiveStream(asyncio.Protocol):
         """Ask for the upgrade."""
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
-        self._websocket.send_request(self._websocket.connect())
+        request = self._websocket.connect()
+        if self._api_key is not None:
+            request.headers["Authorization"] = f"Bearer {self._api_key}"
+        self._websocket.send_request(request)
         self._flush()
 
     def data_received(self, data: bytes) -> None:
@@ -127,7 +132,7 @@ class LiveStream(asyncio.Protocol):
                 self.lateness.append(now - self._next_at)
             self._transport.write(self._frames[len(self._sent_at) % len(self._frames)])
             self._sent_at.append(now)
-            self._next_at += CHUNK_SECONDS
+            self._next_at += self._period
         if self._next_at < self._until:
             asyncio.get_running_loop().call_at(self._next_at, self._send)
 
@@ -156,7 +161,7 @@ async def run_streams(order: StreamsOrder) -> StreamsResult:
         frames = () if order.is_silent else sounds[index % len(sounds)]
         # From another place of the sound each, so that not all of them hear the same at once.
         first = 7 * index % len(frames) if frames else 0
-        stream = LiveStream(uri, frames[first:] + frames[:first], until, order.interval)
+        stream = LiveStream(uri, frames[first:] + frames[:first], until, order)
         streams.append(stream)
         try:
             await loop.create_connection(

@@ -43,11 +43,14 @@ class Target:
     Args:
         url: Where it is.
         pid: Its process, where it is ours.
+        api_key: What it asks for: a key that may do all that is measured, and read metrics.
     """
 
-    def __init__(self, url: str, pid: int | None = None) -> None:
+    def __init__(self, url: str, pid: int | None = None, *, api_key: str | None = None) -> None:
         self.url = url.rstrip("/")
         self.pid = pid
+        self.api_key = api_key
+        self._headers = {} if api_key is None else {"Authorization": f"Bearer {api_key}"}
 
     def get(self, path: str) -> httpx.Response:
         """Ask it something.
@@ -56,7 +59,7 @@ class Target:
             TargetError: It does not answer, or not with success.
         """
         try:
-            response = httpx.get(self.url + path, timeout=30)
+            response = httpx.get(self.url + path, headers=self._headers, timeout=30)
             response.raise_for_status()
         except httpx.HTTPError as error:
             raise TargetError(f"no answer from {self.url}{path}: {str(error) or type(error).__name__}") from error
@@ -91,10 +94,13 @@ class OwnServer:
 
     Args:
         flags: Of `sonotag serve`.
+        api_key: For the service, where its settings make it ask for one.
+        module: What serves in place of `sonotag`, with the same flags.
     """
 
-    def __init__(self, flags: Sequence[str]) -> None:
-        child = python_module("service", "serve", *flags, "--host", "127.0.0.1", "--port", "0")
+    def __init__(self, flags: Sequence[str], *, api_key: str | None = None, module: str = "service") -> None:
+        self._api_key = api_key
+        child = python_module(module, "serve", *flags, "--host", "127.0.0.1", "--port", "0")
         environ = {name: value for name, value in child.environ.items() if name != "SONOTAG_UNIX_SOCKET"}
         environ["SONOTAG_LIVE_SHARE"] = "1000"  # what is looked for is the limit of the machine, not that of admission
         # Its own process group: Control-C is for us, who then end it in order.
@@ -109,7 +115,7 @@ class OwnServer:
         assert self._process.stdout is not None
         for line in self._process.stdout:
             if match := _READY.search(line):
-                return Target(match[1], self._process.pid)
+                return Target(match[1], self._process.pid, api_key=self._api_key)
         code = self._process.wait()
         self._close()
         raise TargetError("the service does not start: " + (self._said[-1].strip() if self._said else f"exit code {code}"))

@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
 from rich.console import Console
@@ -26,7 +27,8 @@ from service.bench.sounds import read_sounds
 from service.bench.stages import Plan
 from service.bench.target import OwnServer, Target
 from service.capacity import capacity_path, write_measurement
-from service.client.async_client import check_address
+from service.client.async_client import API_KEY_VARIABLE, check_address
+from service.commands.remote import read_key
 from service.commands.setting_flags import PREFIX, add_setting_flags, read_settings
 from service.errors import InvalidParameter
 from service.inference.providers import count_usable_cores
@@ -52,6 +54,12 @@ CORES_A_GENERATOR = 8
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.add_argument("--url", help="the service to load; without it one is started here")
+    parser.add_argument(
+        "--api-key-file",
+        metavar="FILE",
+        help="a file with an API key for the service, for clips, streams and metrics, where it asks for one. Default: the "
+        f"variable {API_KEY_VARIABLE}; never a flag, which others can see",
+    )
     parser.add_argument("--slo", type=_positive, default=0.5, metavar="SECONDS", help="the objective for the lag (0.5)")
     parser.add_argument("--hop", type=_positive, default=1.0, metavar="SECONDS", help="of the live streams (1)")
     parser.add_argument("--seconds", type=_positive, default=10.0, help="how long each stage is measured (10)")
@@ -102,7 +110,11 @@ def run(args: argparse.Namespace) -> int:
         raise InvalidParameter(
             f"--seconds is {args.seconds:g}, at least the hop must be measured, {args.hop:g} s", param="seconds"
         )
-    serving = nullcontext(Target(args.url)) if args.url is not None else OwnServer(_flags_of(args))
+    api_key = os.environ.get(API_KEY_VARIABLE) if args.api_key_file is None else read_key(args.api_key_file)
+    if args.url is not None:
+        serving: AbstractContextManager[Target] = nullcontext(Target(args.url, api_key=api_key))
+    else:
+        serving = OwnServer(_flags_of(args), api_key=api_key)
     with _progress() as tell:
         tell("starting the service", 0.0)
         with serving as target:

@@ -56,14 +56,20 @@ def open_client(args: argparse.Namespace) -> AsyncClient:
     Raises:
         InvalidParameter: The key's file cannot be read, or has no key in it.
     """
-    if args.api_key_file is None:
-        return AsyncClient(args.url)
+    return AsyncClient(args.url, api_key=None if args.api_key_file is None else read_key(args.api_key_file))
+
+
+def read_key(path: str) -> str:
+    """Return the API key that a file holds.
+
+    Raises:
+        InvalidParameter: It cannot be read, or is no text of a key.
+    """
     try:
-        key = Path(args.api_key_file).read_text(encoding="ascii").strip()
+        return Path(path).read_text(encoding="ascii").strip()
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is no text of a key"
-        raise InvalidParameter(f"--api-key-file is {args.api_key_file!r}: {reason}") from error
-    return AsyncClient(args.url, api_key=key)
+        raise InvalidParameter(f"--api-key-file is {path!r}: {reason}") from error
 
 
 class Pulse:

@@ -23,6 +23,7 @@ from service.capacity import read_measurement
 from service.errors import InvalidParameter
 from service.settings import Settings
 from tests.support.app_server import AppServer, serving
+from tests.support.keys import add_key
 from tests.support.process import clean_environ
 from tests.support.rest import measure
 from tests.support.runners import FakeRunner, level
@@ -116,17 +117,22 @@ def test_refusals_are_counted_and_no_answer_is_an_error() -> None:
     assert stage.clips_per_second == 0
 
 
-def bench(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    environ = clean_environ(PYTHONPATH=str(REPOSITORY))
+def bench(*arguments: str, cwd: Path, **variables: str) -> subprocess.CompletedProcess[str]:
+    environ = clean_environ(PYTHONPATH=str(REPOSITORY), **variables)
     command = [sys.executable, "-m", "service", "bench", *arguments]
     return subprocess.run(command, cwd=cwd, env=environ, capture_output=True, text=True, timeout=120)
 
 
 def test_the_command_starts_a_service_and_writes_what_it_found(tmp_path: Path) -> None:
-    """An objective that no machine keeps ends the search at once: one stream is too many, and nothing is written."""
+    """An objective that no machine keeps ends the search at once: one stream is too many, and nothing is written.
+
+    The service is one that asks for a key, as the settings say.
+    """
     path = tmp_path / "capacity.json"
+    keys = tmp_path / "keys.json"
+    variables = {"SONOTAG_API_KEYS_FILE": str(keys), "SONOTAG_API_KEY": add_key(keys, "bench", "stream", "metrics")}
     flags = ("--slo", "0.000001", "--first", "1", "--seconds", "0.4", "--hop", "0.2", "--clients", "0", "--idle-streams", "8")
-    done = bench(*flags, "--max-lag-seconds", "1", "--json", "--capacity-file", str(path), cwd=tmp_path)
+    done = bench(*flags, "--max-lag-seconds", "1", "--json", "--capacity-file", str(path), cwd=tmp_path, **variables)
     assert done.returncode == exit_codes.FAILURE, done.stderr
     report = json.loads(done.stdout)
     assert report["largest"] is None
@@ -148,9 +154,28 @@ def test_another_service_is_loaded_and_its_limit_is_not_written_here(server: App
     assert [line.split()[1] for line in done.stdout.splitlines() if re.match(r"\| \d", line)] == ["1", "2", "1"]
 
 
+def test_a_service_that_asks_for_a_key_gets_the_one_in_the_file(tmp_path: Path) -> None:
+    keys, file = tmp_path / "keys.json", tmp_path / "key"
+    file.write_text(add_key(keys, "bench", "classify", "stream", "metrics") + "\n")
+    search = ("--streams", "1", "--clients", "1", "--idle-streams", "0", "--seconds", "0.4", "--hop", "0.2", "--slo", "0.9")
+    with serving(FakeRunner(keeps_calls=False), api_keys_file=keys) as server:
+        flags = ("--url", server.url, *search, "--max-lag-seconds", "0.1")
+        done = bench(*flags, "--api-key-file", str(file), "--json", cwd=tmp_path)
+        without = bench(*flags, cwd=tmp_path)
+    assert done.returncode == exit_codes.OK, done.stderr + done.stdout
+    report = json.loads(done.stdout)
+    assert report["streams"][0]["failures"] == []
+    assert report["clips"][0]["refused"] == {}
+    assert report["clips"][0]["clips_per_second"] > 0
+    assert file.read_text().strip() not in done.stdout
+    assert without.returncode == exit_codes.FAILURE
+    assert "401" in without.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "told"),
     [
+        (("--url", "http://127.0.0.1:9", "--api-key-file", "missing"), exit_codes.FAILURE, "--api-key-file is 'missing'"),
         (("--url", "ftp://nowhere"), exit_codes.FAILURE, "like http://HOST:PORT"),
         (("--url", "http://127.0.0.1:9"), exit_codes.FAILURE, "no answer from http://127.0.0.1:9"),
         (
@@ -189,3 +214,12 @@ def test_sounds_come_from_files_at_the_rate_that_is_sent(tmp_path: Path) -> None
 def test_a_service_that_does_not_start_says_why() -> None:
     with pytest.raises(TargetError, match="--workers"), OwnServer(["--workers", "0"]):
         pass
+
+
+def test_the_service_around_a_free_model_answers_every_window_of_streams_below_real_speed() -> None:
+    """A stream at half speed has half the windows in the same time: the same pieces of sound, half as often."""
+    with OwnServer(["--log-level", "warning"], module="bench.free_service") as target:
+        stage = run_streams_stage(target, replace(PLAN, speed=0.5), 4)
+    assert (stage.opened, stage.failures, stage.unanswered, stage.dropped_seconds) == (4, (), 0, 0)
+    assert stage.windows == pytest.approx(4 * PLAN.measure_seconds / PLAN.hop_seconds / 2, abs=4)
+    assert stage.server.cores is not None

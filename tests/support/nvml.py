@@ -16,6 +16,7 @@ class FakeGpu:
     used: int | None = 0
     total: int = 80 * 2**30
     gpu: int | None = 0
+    name: str | None = "A GPU"
 
 
 class FakeNvml:
@@ -47,6 +48,11 @@ class FakeNvml:
         if handle.used is None:
             raise FakeNvmlError("Not Supported")
         return handle
+
+    def nvmlDeviceGetName(self, handle: FakeGpu) -> str:  # noqa: N802
+        if handle.name is None:
+            raise FakeNvmlError("Not Supported")
+        return handle.name
 
     def nvmlDeviceGetUtilizationRates(self, handle: FakeGpu) -> FakeGpu:  # noqa: N802
         if handle.gpu is None:

@@ -14,7 +14,10 @@ GIB = 2**30
 def test_every_gpu_is_read_anew_each_time() -> None:
     nvml = FakeNvml(FakeGpu(used=3 * GIB, gpu=40), FakeGpu(used=5 * GIB, gpu=100))
     reader = GpuReader(lambda: nvml)  # type: ignore[arg-type, return-value]
-    assert reader.read() == (GpuReading(0, 3 * GIB, 80 * GIB, 0.4), GpuReading(1, 5 * GIB, 80 * GIB, 1.0))
+    assert reader.read() == (
+        GpuReading(0, 3 * GIB, 80 * GIB, 0.4, "A GPU"),
+        GpuReading(1, 5 * GIB, 80 * GIB, 1.0, "A GPU"),
+    )
     nvml.gpus[0].gpu = 0
     assert reader.read()[0].utilisation == 0.0
     assert reader.count() == 2
@@ -22,8 +25,8 @@ def test_every_gpu_is_read_anew_each_time() -> None:
 
 
 def test_what_a_gpu_does_not_tell_is_left_out() -> None:
-    reader = GpuReader(lambda: FakeNvml(FakeGpu(used=GIB, gpu=None), FakeGpu(used=None, gpu=7)))  # type: ignore[arg-type, return-value]
-    assert reader.read() == (GpuReading(0, GIB, 80 * GIB, None), GpuReading(1, None, None, 0.07))
+    reader = GpuReader(lambda: FakeNvml(FakeGpu(used=GIB, gpu=None), FakeGpu(used=None, gpu=7, name=None)))  # type: ignore[arg-type, return-value]
+    assert reader.read() == (GpuReading(0, GIB, 80 * GIB, None, "A GPU"), GpuReading(1, None, None, 0.07, None))
 
 
 def test_a_gpu_that_is_lost_is_no_error() -> None:

@@ -1,0 +1,127 @@
+"""What is to be reached on a CPU, beside what one run of `make bench` measured. Rows have the form of those of `bench.gpu`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from bench.stream_cost import FEW, MANY
+
+UNMEASURED: Final = "unmeasured"
+MODEL, SERVICE, THROUGHPUT, COST, DECODING = (
+    "model.json",
+    "service.json",
+    "throughput.json",
+    "stream-cost.json",
+    "decoding.json",
+)
+FILES: Final = (MODEL, SERVICE, THROUGHPUT, COST, DECODING)
+"""What the parts of a run write, and what this page reads."""
+LARGEST_GROWTH: Final = 1.10
+
+
+class Goal(NamedTuple):
+    """One row.
+
+    Attributes:
+        name: What it is about.
+        goal: What is to be reached.
+        measured: What was, with how far it is from the goal where it is missed; `UNMEASURED` where nothing was.
+        is_reached: None where nothing was measured.
+    """
+
+    name: str
+    goal: str
+    measured: str
+    is_reached: bool | None
+
+
+def read_goals(folder: Path) -> list[Goal]:
+    """Return every row, from the files of a run; one that is missing leaves its rows unmeasured."""
+    documents: dict[str, Any] = {name: _read(folder / name) for name in FILES}
+    service = documents[SERVICE]
+    memory = service["memory"] if service else {}
+    return [
+        _against_transformers(documents[MODEL]),
+        _throughput(documents[THROUGHPUT]),
+        _streams(service),
+        _memory("memory of an idle stream", memory.get("idle_stream"), 0.2),
+        _memory("memory of a live stream", memory.get("live_stream"), 1.0),
+        *_cost(documents[COST]),
+        _decoding(documents[DECODING]),
+    ]
+
+
+def to_markdown(goals: list[Goal]) -> str:
+    """Return the table."""
+    marks = {True: "reached", False: "missed", None: ""}
+    lines = ["| goal | to reach | measured | |", "|---|---|---|---|"]
+    lines += [f"| {goal.name} | {goal.goal} | {goal.measured} | {marks[goal.is_reached]} |" for goal in goals]
+    return "\n".join(lines) + "\n"
+
+
+def _against_transformers(document: Any) -> Goal:
+    name = "the default model in float32 against transformers, features not counted, on all cores"
+    ratios: dict[int, float] = {}
+    for race in document["races"] if document else ():
+        seconds = {time["name"]: time["seconds"]["median"] for time in race["times"] if time["seconds"]}
+        batch = race["times"][0]["batch"]
+        if {"Sonotag fp32", "transformers eager fp32"} <= seconds.keys():
+            ratios[batch] = seconds["transformers eager fp32"] / seconds["Sonotag fp32"]
+    if not ratios or document["kind"] != "cpu":
+        return Goal(name, "2 times", UNMEASURED, None)
+    told = ", ".join(f"{ratio:.2f} times (batch {batch})" for batch, ratio in ratios.items())
+    return Goal(name, "2 times", told, min(ratios.values()) >= 2)
+
+
+def _throughput(document: Any) -> Goal:
+    name = "service throughput over bare runner throughput"
+    if not document:
+        return Goal(name, "0.90", UNMEASURED, None)
+    told = f"{document['ratio']:.2f} ({document['service']:.1f} of {document['bare']:.1f} windows/s)"
+    return Goal(name, "0.90", told, document["ratio"] >= 0.9)
+
+
+def _streams(document: Any) -> Goal:
+    name = "live streams of the default at hop 1 s, load generator included, p99 lag under 500 ms, none dropped"
+    if not document or document["plan"]["hop_seconds"] != 1 or document["plan"]["slo_seconds"] != 0.5:
+        return Goal(name, "24 on two cores", UNMEASURED, None)
+    largest = document["largest"] or 0
+    more = "" if document["is_limit"] or not largest else " or more"
+    return Goal(name, "24 on two cores", f"{largest}{more} on {document['cores']} cores", largest >= 24)
+
+
+def _memory(name: str, value: int | None, limit: float) -> Goal:
+    if value is None:
+        return Goal(name, f"at most {limit:g} MB", UNMEASURED, None)
+    return Goal(name, f"at most {limit:g} MB", f"{value / 1e6:.3f} MB", value <= limit * 1e6)
+
+
+def _cost(document: Any) -> tuple[Goal, Goal]:
+    growth = f"cost of one more stream, from {FEW} to {MANY:,}"
+    each = "processor time of a live stream besides the model, 48 kHz"
+    flat, little = "at most 10 % more", "under 4 ms for each second of sound"
+    told = UNMEASURED
+    if document and not document["is_whole"]:
+        reasons = {reason for reasons in document["broken"].values() for reason in reasons}
+        told = f"{UNMEASURED}: {', '.join(sorted(reasons))}"
+    if not document or not document["is_whole"] or document["growth"] is None:
+        return Goal(growth, flat, told, None), Goal(each, little, told, None)
+    milliseconds = f"{document['growth']:.2f} times ({document['more_of_few']:.2f} to {document['more_of_many']:.2f} ms)"
+    return (
+        Goal(growth, flat, milliseconds, document["growth"] <= LARGEST_GROWTH),
+        Goal(each, little, f"{document['streams']:.2f} ms", document["streams"] < 4),
+    )
+
+
+def _decoding(document: Any) -> Goal:
+    name = "what decoder processes add to a five-second clip, median of the slowest format"
+    if not document:
+        return Goal(name, "under 5 ms", UNMEASURED, None)
+    worst = max(row["added_ms"] for row in document["added"])
+    return Goal(name, f"under {document['limit_ms']:g} ms", f"{worst:.2f} ms", worst < document["limit_ms"])
+
+
+def _read(file: Path) -> Any:
+    return json.loads(file.read_text()) if file.is_file() else None
