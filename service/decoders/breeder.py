@@ -49,8 +49,10 @@ def main() -> None:
     _load_libraries()
     gc.collect()
     gc.freeze()  # the collector would write into pages that are shared with every copy
-    control.sendall(json.dumps(_probe_confinement()).encode() + b"\n")
-    _breed(control)
+    # The service may be gone by then: its start failed, which it has said.
+    with contextlib.suppress(ConnectionError):
+        control.sendall(json.dumps(_probe_confinement()).encode() + b"\n")
+        _breed(control)
 
 
 def _breed(control: socket.socket) -> None:
