@@ -49,8 +49,8 @@ def test_the_card_states_the_numbers_and_then_what_the_checkpoint_says(manifest:
     assert card.endswith("## The checkpoint's own card\n\nWords.\n\n### Limits\n- few clips\n")
 
 
-def test_the_card_of_int8_says_that_neighbours_matter(manifest: Manifest) -> None:
+def test_the_card_of_int8_says_that_a_batch_is_scaled_together(manifest: Manifest) -> None:
     card = write_card(change(manifest, (), final=False), None)
-    assert "neighbours" in card
+    assert "scales the activations of a batch together" in card
     assert "(not the one that serves it)" in card
     assert "own card" not in card
