@@ -168,13 +168,11 @@ class WindowQueue(Generic[T]):
 
     def limit(self, priority: Priority) -> int:
         """Return how many places a priority can ever hold."""
-        match priority:
-            case Priority.LIVE:
-                return self.capacity
-            case Priority.CLIP:
-                return self.capacity - self.capacity // 4
-            case Priority.BULK:
-                return max(1, self.capacity // 2)
+        if priority is Priority.LIVE:
+            return self.capacity
+        if priority is Priority.CLIP:
+            return self.capacity - self.capacity // 4
+        return max(1, self.capacity // 2)
 
     def free_places(self, priority: Priority) -> int:
         """Return how many more places a priority could hold now."""

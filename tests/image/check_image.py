@@ -107,7 +107,8 @@ def test_one_onnx_runtime_is_there_and_neither_torch_nor_pip(image: Image) -> No
     names = set(done.stdout.split())
     is_cuda = image.environ["SONOTAG_PROVIDER"] == "cuda"
     assert names & {"onnxruntime", "onnxruntime-gpu"} == {"onnxruntime-gpu" if is_cuda else "onnxruntime"}
-    assert bool({name for name in names if name.startswith("nvidia-")}) == is_cuda
+    libraries = {name for name in names if name.startswith("nvidia-")} - {"nvidia-ml-py"}  # which only asks the driver
+    assert bool(libraries) == is_cuda
     assert "sonotag" in names
     assert not names & {"torch", "transformers", "onnx", "pip", "setuptools", "pytest"}
 

@@ -203,3 +203,8 @@ def test_a_codec_that_is_not_read_is_named() -> None:
 def test_an_aiff_that_libsndfile_cannot_read_goes_the_way_of_its_stream() -> None:
     data = written(tone(1.0, 440, 16_000), 16_000, format="AIFF", subtype="ULAW")
     assert len(decode(data)) == 16_000
+
+
+def test_a_wav_of_no_channels_is_undecodable() -> None:
+    with pytest.raises(UndecodableAudio, match="the bytes are wav"):
+        open_audio(io.BytesIO(wav(bytes(8000), channels=0)), channel=None)

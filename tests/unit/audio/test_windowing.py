@@ -92,3 +92,10 @@ def test_a_large_piece_is_cut_back_once_it_is_old():
 
 def test_a_span_has_a_length():
     assert len(Span(3, 10)) == 7
+
+
+def test_what_has_come_is_not_skipped():
+    windower = SlidingWindower(10, 10)
+    windower.push(np.zeros(15, np.int16))
+    windower.skip(12)
+    assert windower.received_samples == 15

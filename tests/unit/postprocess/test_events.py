@@ -139,3 +139,16 @@ def test_thresholds_of_single_labels_and_of_selected_ones():
     assert compiled.max_gap.tolist() == [20, 3]
     with pytest.raises(UnknownLabel, match=r"nearest.*Dog"):
         Thresholds.compile(EventConfig(per_label={"Dogs": {}}), LABELS, RATE)
+
+
+def test_a_state_holds_thresholds_that_are_yet_to_come_and_is_refused_by_a_detector_of_other_labels():
+    found = detector(onset_threshold=0.9, offset_threshold=0.9)
+    found.add(0, 10, scores(0.6))
+    found.configure(Thresholds.compile(EventConfig(), LABELS, RATE), 15)
+    state = found.snapshot()
+    gone_on = detector()
+    gone_on.restore(state)
+    changes = gone_on.add(10, 20, scores(0.6)) + gone_on.finish()
+    assert [(c.event.onset, c.event.offset) for c in changes if c.phase == "offset"] == [(15, 20)]
+    with pytest.raises(ValueError, match="none of a detector of 1 labels"):
+        EventDetector(10, Thresholds.compile(None, LabelSet(("Speech",)), RATE)).restore(state)
