@@ -124,7 +124,8 @@ async def test_a_client_that_leaves_ends_the_decoding_of_its_file() -> None:
             await asyncio.to_thread(server.runner.wait_for_runs, 1)
             job.cancel()
             await asyncio.wait([job])
-        await asyncio.to_thread(until, lambda: not server.lifecycle.num_active)
+        left = 'sonotag_requests_total{route="/v1/classify",status="499"}'
+        await asyncio.to_thread(until, lambda: measure(server.url).get(left) == 1)
         server.runner.release()
         counted = await asyncio.to_thread(measure, server.url)
         assert 0 < counted['sonotag_audio_received_seconds_total{source="clip"}'] < seconds / 10
