@@ -8,19 +8,15 @@ reported is processor time of the service for each second of sound, which does n
 
 from __future__ import annotations
 
-import argparse
-import json
 import statistics
 import sys
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 
-from service import exit_codes
+from bench.command import run_measurement
 from service.bench.results import StreamStage
 from service.bench.sounds import read_sounds
 from service.bench.stages import Plan, run_streams_stage
 from service.bench.target import OwnServer
-from service.errors import SonotagError
 from service.settings_source import load_settings
 
 FEW, SOME, MANY = 10, 100, 1000
@@ -126,20 +122,13 @@ def _cores(stage: StreamStage) -> float:
 
 def main() -> int:
     """Measure and print the table."""
-    parser = argparse.ArgumentParser(prog="python -m bench.stream_cost")
-    parser.add_argument("--rounds", type=int, default=3, help="measurements of each number of streams (3)")
-    parser.add_argument("--seconds", type=float, default=5.0, help="how long each is measured (5)")
-    parser.add_argument("--output", type=Path, metavar="FILE", help="write the numbers there, as JSON")
-    args = parser.parse_args()
-    try:
-        cost = measure_cost(args.rounds, args.seconds)
-    except SonotagError as error:
-        print(f"bench.stream_cost: {error}", file=sys.stderr)
-        return exit_codes.FAILURE
-    if args.output is not None:
-        args.output.write_text(json.dumps(asdict(cost) | {"is_whole": cost.is_whole}, indent=2) + "\n")
-    print(to_markdown(cost), end="")
-    return exit_codes.OK
+    return run_measurement(
+        "bench.stream_cost",
+        measure_cost,
+        seconds=5.0,
+        to_numbers=lambda cost: asdict(cost) | {"is_whole": cost.is_whole},
+        to_markdown=to_markdown,
+    )
 
 
 if __name__ == "__main__":

@@ -7,21 +7,17 @@ themselves take of the same cores is not given back to the service.
 
 from __future__ import annotations
 
-import argparse
-import json
 import statistics
 import sys
 import time
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import numpy as np
 
-from service import exit_codes
+from bench.command import run_measurement
 from service.bench.sounds import make_clips, read_sounds
 from service.bench.stages import Plan, run_clips_stage
 from service.bench.target import OwnServer, Target
-from service.errors import SonotagError
 from service.inference.bundle import open_bundle
 from service.inference.onnx_runner import OnnxRunner
 from service.settings import EMBEDDED_BUNDLE
@@ -119,20 +115,7 @@ def _measure_service(target: Target, plan: Plan, clips: tuple[bytes, ...], clien
 
 def main() -> int:
     """Measure and print the table."""
-    parser = argparse.ArgumentParser(prog="python -m bench.throughput")
-    parser.add_argument("--rounds", type=int, default=3, help="measurements of each (3)")
-    parser.add_argument("--seconds", type=float, default=4.0, help="how long each takes (4)")
-    parser.add_argument("--output", type=Path, metavar="FILE", help="write the numbers there, as JSON")
-    args = parser.parse_args()
-    try:
-        throughput = measure_throughput(args.rounds, args.seconds)
-    except SonotagError as error:
-        print(f"bench.throughput: {error}", file=sys.stderr)
-        return exit_codes.FAILURE
-    if args.output is not None:
-        args.output.write_text(json.dumps(asdict(throughput), indent=2) + "\n")
-    print(to_markdown(throughput), end="")
-    return exit_codes.OK
+    return run_measurement("bench.throughput", measure_throughput, seconds=4.0, to_numbers=asdict, to_markdown=to_markdown)
 
 
 if __name__ == "__main__":

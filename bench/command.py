@@ -1,0 +1,48 @@
+"""The command line that the short measurements share: rounds, seconds, a file for the numbers, the table on standard output."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TypeVar
+
+from service import exit_codes
+from service.errors import SonotagError
+
+T = TypeVar("T")
+
+
+def run_measurement(
+    name: str,
+    measure: Callable[[int, float], T],
+    *,
+    seconds: float,
+    to_numbers: Callable[[T], Mapping[str, object]],
+    to_markdown: Callable[[T], str],
+) -> int:
+    """Measure as the command line says, print the table and return the exit code.
+
+    Args:
+        name: The module, for messages.
+        measure: Takes the number of rounds, and how many seconds each measurement lasts.
+        seconds: How many by default.
+        to_numbers: What goes into the file, ready for JSON.
+        to_markdown: The table.
+    """
+    parser = argparse.ArgumentParser(prog=f"python -m {name}")
+    parser.add_argument("--rounds", type=int, default=3, help="measurements of each (3)")
+    parser.add_argument("--seconds", type=float, default=seconds, help=f"how long each takes ({seconds:g})")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="write the numbers there, as JSON")
+    args = parser.parse_args()
+    try:
+        measured = measure(args.rounds, args.seconds)
+    except SonotagError as error:
+        print(f"{name}: {error}", file=sys.stderr)
+        return exit_codes.FAILURE
+    if args.output is not None:
+        args.output.write_text(json.dumps(dict(to_numbers(measured)), indent=2) + "\n")
+    print(to_markdown(measured), end="")
+    return exit_codes.OK
