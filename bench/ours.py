@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +13,13 @@ from export.signals import Batch
 from service.errors import StartError
 from service.inference.bundle import open_bundle
 from service.inference.onnx_runner import OnnxRunner
-from service.inference.runner import Runner
+from service.inference.runner import Int16Array, Int64Array, Runner
 
 
 class OwnRunner:
-    """A `Runner`: int16 samples of numpy in, scores of numpy out. Larger batches than it serves run in pieces, as there.
+    """A `Runner`: int16 samples of numpy in, scores of numpy out.
+
+    Larger batches than it serves run in pieces, as there: as many beside each other as it has lanes.
 
     Args:
         runner: Open; the caller closes it.
@@ -26,7 +29,9 @@ class OwnRunner:
     def __init__(self, runner: Runner, name: str) -> None:
         self._runner = runner
         spec = runner.spec
-        note = f"in pieces of at most {spec.batch_sizes[-1]}, the largest batch that it serves"
+        lanes = f", {spec.num_lanes} beside each other" if spec.num_lanes > 1 else ""
+        note = f"in pieces of at most {spec.batch_sizes[-1]}, the largest batch that it serves{lanes}"
+        self._lanes = ThreadPoolExecutor(spec.num_lanes, thread_name_prefix="lane")
         self.facts = Facts(name, spec.precision, "waveform to scores", note)
 
     def prepare(self, batch: Batch) -> Run:
@@ -37,9 +42,11 @@ class OwnRunner:
             for first in range(0, len(batch.lengths), size)
         ]
 
+        def score(part: tuple[Int16Array, Int64Array]) -> Scores:
+            return self._runner.run(*part, embedding=False).scores
+
         def run() -> Scores:
-            scores = [self._runner.run(waveform, lengths, embedding=False).scores for waveform, lengths in parts]
-            return np.concatenate(scores)
+            return np.concatenate(list((self._lanes.map if len(parts) > 1 else map)(score, parts)))
 
         return run
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import statistics
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -20,6 +21,7 @@ from service.bench.stages import Plan, run_clips_stage
 from service.bench.target import OwnServer, Target
 from service.inference.bundle import open_bundle
 from service.inference.onnx_runner import OnnxRunner
+from service.inference.runner import Int16Array, Int64Array
 from service.settings import EMBEDDED_BUNDLE
 from service.settings_source import load_settings
 
@@ -83,20 +85,30 @@ def measure_throughput(rounds: int = 3, seconds: float = 4.0, clients: int = 4) 
 
 
 def measure_bare(runner: OnnxRunner, seconds: float) -> float:
-    """Return the windows a second of the better batch size, each run for its share of some seconds."""
+    """Return the windows a second of the best batch size, all lanes of the runner at work, each size for its share of some
+    seconds."""
     spec = runner.spec
     golden = runner.bundle.load_golden()
     speeds = []
-    for rows in spec.batch_sizes:
-        places = np.arange(rows) % len(golden.lengths)
-        waveform, lengths = np.ascontiguousarray(golden.waveform[places]), golden.lengths[places]
-        runner.run(waveform, lengths, embedding=False)
-        began, runs = time.perf_counter(), 0
-        while (taken := time.perf_counter() - began) < seconds / len(spec.batch_sizes) or not runs:
+    with ThreadPoolExecutor(spec.num_lanes) as lanes:
+        for rows in spec.batch_sizes:
+            places = np.arange(rows) % len(golden.lengths)
+            waveform, lengths = np.ascontiguousarray(golden.waveform[places]), golden.lengths[places]
             runner.run(waveform, lengths, embedding=False)
-            runs += 1
-        speeds.append(runs * rows / taken)
+            began = time.perf_counter()
+            end = began + seconds / len(spec.batch_sizes)
+            counts = [lanes.submit(_run_until, runner, waveform, lengths, end) for _ in range(spec.num_lanes)]
+            runs = sum(count.result() for count in counts)
+            speeds.append(runs * rows / (time.perf_counter() - began))
     return max(speeds)
+
+
+def _run_until(runner: OnnxRunner, waveform: Int16Array, lengths: Int64Array, end: float) -> int:
+    runs = 0
+    while time.perf_counter() < end or not runs:
+        runner.run(waveform, lengths, embedding=False)
+        runs += 1
+    return runs
 
 
 def to_markdown(throughput: Throughput) -> str:

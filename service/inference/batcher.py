@@ -21,15 +21,15 @@ from types import TracebackType
 import numpy as np
 
 from service.errors import DeadlineExceeded, Draining, InferenceFailed, QueueFull, ServiceError
+from service.inference.cost import measure_cost
 from service.inference.live_share import LiveShare
-from service.inference.model_thread import ModelThread
+from service.inference.model_thread import ModelThread, Run
 from service.inference.policy import Entry, Grant, Priority
 from service.inference.runner import FloatArray, Int16Array, ModelOutput, ModelSpec, Runner
 from service.observer import Observer
 from service.tracing import Lap
 
 MIN_RETRY_AFTER_SECONDS = 0.1
-MEASURED_RUNS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +102,6 @@ class Batcher:
         max_batch_size: The most windows in a batch; None for the largest size the runner was warmed up for.
         clock: Seconds, rising; deadlines are on it. Called from the runner's thread too.
         observer: Is told depth, batch sizes and the stages "queue" and "infer", on the event loop.
-        runs_apart: Whether live windows share their batches with no others; see `WindowQueue`.
         live_share: Which part of what the model can do live streams may ask for; see `LiveShare`.
 
     Attributes:
@@ -120,7 +119,6 @@ class Batcher:
         max_batch_size: int | None = None,
         clock: Callable[[], float] = time.monotonic,
         observer: Observer,
-        runs_apart: bool = False,
         live_share: float = 1.0,
     ) -> None:
         largest = runner.spec.batch_sizes[-1]
@@ -133,14 +131,13 @@ class Batcher:
         self._clock = clock
         self._observer = observer
         self.live = LiveShare(live_share)
-        self._last_ended = float("-inf")
+        self._gains: dict[int, float] = {}
         self._thread: ModelThread[_Window] = ModelThread(
             runner,
             capacity=max_queue_windows,
             max_batch_size=size,
             clock=clock,
             listener=_Messenger(self),
-            runs_apart=runs_apart,
         )
         self._refusal: Callable[[], ServiceError] = partial(
             InferenceFailed, f"model {self._spec.name} stopped working", retry_after_s=None
@@ -285,19 +282,14 @@ class Batcher:
         self._thread.stop()
 
     def measure_speed(self) -> None:
-        """Learn what each batch size costs before anybody asks, from runs on silence; before `start`, in a thread.
+        """Learn what each batch size costs before anybody asks, from runs on silence; after `prepare`, in a thread.
 
         The first flood would otherwise meet a service that cannot tell how much it can take.
         """
         for size in self._spec.batch_sizes:
-            waveform = np.zeros((size, self._spec.window_samples), np.int16)
-            lengths = np.full(size, self._spec.window_samples, np.int64)
-            took = []
-            for _ in range(MEASURED_RUNS):
-                started = time.perf_counter()
-                self._runner.run(waveform, lengths, embedding=False)
-                took.append(time.perf_counter() - started)
-            self.live.record_run(size, min(took))
+            alone, cost = measure_cost(self._runner, size, self._thread.call_in_lanes)
+            self._gains[size] = alone / cost if cost > 0 else 1.0
+            self.live.record_run(size, cost)
 
     def start(self) -> None:
         """Start to take windows. Call it on the event loop that the callers will use."""
@@ -331,7 +323,7 @@ class Batcher:
         self._thread.stage_upcoming()
         self._observer.queue_depth(self._spec.name, self.depth)
 
-    def _answer(self, windows: tuple[_Window, ...], output: ModelOutput | None, started: float, seconds: float) -> None:
+    def _answer(self, windows: tuple[_Window, ...], output: ModelOutput | None, run: Run) -> None:
         if output is None:
             self._fail(windows, partial(InferenceFailed, "the model failed on this batch"))
             return
@@ -342,24 +334,27 @@ class Batcher:
                 window.answer.set_exception(InferenceFailed("the model gave scores that are no numbers", retry_after_s=None))
                 continue
             embedding = output.embedding[row] if window.embedding and output.embedding is not None else None
-            queued = started - window.submitted_at
-            window.answer.set_result(WindowScores(output.logits[row], output.scores[row], embedding, started, queued, seconds))
+            queued = run.started - window.submitted_at
+            window.answer.set_result(
+                WindowScores(output.logits[row], output.scores[row], embedding, run.started, queued, run.seconds)
+            )
         for window in windows:
-            self._observer.stage_seconds("queue", started - window.submitted_at)
-        self._observer.stage_seconds("infer", seconds)
-        self._learn_cost(windows, started, started + seconds)
+            self._observer.stage_seconds("queue", run.started - window.submitted_at)
+        self._observer.stage_seconds("infer", run.seconds)
+        self._learn_cost(len(windows), run)
         self._observer.batch_scored(self._spec.name, len(windows))
         self._observer.queue_depth(self._spec.name, self.depth)
 
-    def _learn_cost(self, windows: tuple[_Window, ...], started: float, ended: float) -> None:
-        """Tell what a batch took of the model's time.
+    def _learn_cost(self, num_windows: int, run: Run) -> None:
+        """Tell what a batch took of what the model can do.
 
-        If it waited for the batch before it, what lies between the two is a cost too: on a machine with other work to do the
-        model's thread waits for a core, and a run alone would tell of more than can be done.
+        Lanes that always have something to do share the machine: each cycle costs its part of the time. A run alone has the
+        machine for itself and takes longer than its part, by a factor that was measured at the start. Any other says nothing.
         """
-        since = min(window.submitted_at for window in windows)
-        self.live.record_run(len(windows), ended - (self._last_ended if since <= self._last_ended else started))
-        self._last_ended = ended
+        if run.cycle_seconds is not None:
+            self.live.record_run(num_windows, run.cycle_seconds / self._spec.num_lanes)
+        elif run.was_alone:
+            self.live.record_run(num_windows, run.seconds / self._gains.get(num_windows, 1.0))
 
     @staticmethod
     def _fail(windows: Iterable[_Window], make_error: Callable[[], ServiceError]) -> None:
@@ -411,8 +406,8 @@ class _Messenger:
     def run_started(self) -> None:
         self.batcher._post(self.batcher._begin_run)
 
-    def run_finished(self, windows: tuple[_Window, ...], output: ModelOutput | None, started: float, seconds: float) -> None:
-        self.batcher._post(self.batcher._answer, windows, output, started, seconds)
+    def run_finished(self, windows: tuple[_Window, ...], output: ModelOutput | None, run: Run) -> None:
+        self.batcher._post(self.batcher._answer, windows, output, run)
 
     def windows_expired(self, windows: tuple[_Window, ...]) -> None:
         self.batcher._post(self.batcher._expire, windows)

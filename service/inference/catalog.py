@@ -185,7 +185,6 @@ def open_catalog(
             max_queue_windows=settings.max_queue_windows,
             observer=observer,
             clock=clock,
-            runs_apart=runner.spec.provider == "cpu",  # see BATCH_SIZES: a larger batch saves nothing there
             live_share=settings.live_share,
         )
         for runner in runners

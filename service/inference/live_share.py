@@ -60,9 +60,13 @@ class LiveShare:
         return LivePlace(self, windows_per_second)
 
     def _add(self, num_streams: int, windows_per_second: float) -> None:
+        before = self.asked
         self._num_streams += num_streams
         # Sums of floats do not go back to 0 by themselves.
         self.asked = self.asked + windows_per_second if self._num_streams else 0.0
+        if self.asked < before:
+            # What was late under more load says less of what is left.
+            self._late_share *= self.asked / before
 
     def _check(self, wanted: float, held: float) -> None:
         """Refuse more than there is. A stream alone is always taken: on a slow machine it does with what it gets.

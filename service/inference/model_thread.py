@@ -4,8 +4,9 @@ A thread takes whatever waits as soon as it is free: no timer holds a window bac
 between two batches, because the next one is copied together while the runner works. One lock, held for microseconds (a
 window's copy at most), guards everything. This knows no asyncio: a `Listener` is told what happened.
 
-There is one thread for each lane of the runner: one on a CPU, two on a GPU, where the copies of one run go on beside the
-other's computation. A thread that dies takes its own batch with it and no more; the model ends with its last thread.
+There is one thread for each lane of the runner: as many as a CPU has cores, up to four, and two on a GPU, where the copies of
+one run go on beside the other's computation. A thread that dies takes its own batch with it and no more; the model ends with
+its last thread.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ import logging
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
+from dataclasses import dataclass
+from functools import partial
 from typing import Generic, Protocol, TypeVar
 
 from service.inference.halving import run_in_halves
@@ -43,6 +46,26 @@ class Stageable(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Run:
+    """When a batch ran, on the thread's clock.
+
+    Attributes:
+        started: When it began.
+        seconds: How long it took.
+        was_alone: Whether no other lane ran meanwhile and its lane had nothing to do before it: how long a run takes on an
+            idle machine.
+        cycle_seconds: From the end of its lane's run before it, where it waited for that: what it takes when there is always
+            something to do, waiting for a core included. None where the lane was idle.
+    """
+
+    started: float
+    seconds: float
+    was_alone: bool = False
+    cycle_seconds: float | None = None
+
+
+T = TypeVar("T")
 W = TypeVar("W", bound=Stageable)
 W_contra = TypeVar("W_contra", bound=Stageable, contravariant=True)
 
@@ -53,7 +76,7 @@ class Listener(Protocol[W_contra]):
     def run_started(self) -> None:
         """The runner is busy now: it is time for `ModelThread.stage_upcoming`."""
 
-    def run_finished(self, windows: tuple[W_contra, ...], output: ModelOutput | None, started: float, seconds: float) -> None:
+    def run_finished(self, windows: tuple[W_contra, ...], output: ModelOutput | None, run: Run) -> None:
         """A batch was scored, row i for window i; no output means that the model failed on it."""
 
     def windows_expired(self, windows: tuple[W_contra, ...]) -> None:
@@ -72,29 +95,24 @@ class ModelThread(Generic[W]):
         max_batch_size: The most windows in a batch.
         clock: Seconds, rising; deadlines are on it.
         listener: Is told what happened.
-        runs_apart: See `WindowQueue`.
     """
 
     def __init__(
-        self,
-        runner: Runner,
-        *,
-        capacity: int,
-        max_batch_size: int,
-        clock: Callable[[], float],
-        listener: Listener[W],
-        runs_apart: bool = False,
+        self, runner: Runner, *, capacity: int, max_batch_size: int, clock: Callable[[], float], listener: Listener[W]
     ) -> None:
         self._runner = runner
         self._max_batch_size = max_batch_size
         self._clock = clock
         self._listener = listener
         self._changed = threading.Condition()
-        self._queue: WindowQueue[W] = WindowQueue(capacity, runs_apart)
+        self._queue: WindowQueue[W] = WindowQueue(capacity)
         self._staging: Staging[W] = Staging(runner.spec, max_batch_size)
         self._running: dict[int, tuple[W, ...]] = {}
         self._running_since: dict[int, float] = {}
         self._last_ended = float("-inf")
+        self._lane_ended: dict[int, float] = {}
+        self._num_started = 0
+        self._calls: dict[int, Callable[[], None]] = {}
         self._num_alive = 0
         self._is_stopping = False
         self._is_prepared = False
@@ -203,6 +221,21 @@ class ModelThread(Generic[W]):
         if not self._is_prepared:
             self.prepare()
 
+    def call_in_lanes(self, function: Callable[[], T], num_lanes: int) -> list[T]:
+        """Call a function in the threads of the first lanes, in all at once, between their runs; return what it returned.
+
+        Once `prepare` has returned; blocks until all are done.
+
+        Raises:
+            Exception: What the function raised.
+        """
+        results: list[Future[T]] = [Future() for _ in range(num_lanes)]
+        with self._changed:
+            for lane, result in enumerate(results):
+                self._calls[lane] = partial(_resolve, result, function)
+            self._changed.notify_all()
+        return [result.result() for result in results]
+
     def stop(self) -> None:
         """Take no more windows, finish those that wait, then end. Returns at once; the listener hears of the end.
 
@@ -233,8 +266,11 @@ class ModelThread(Generic[W]):
                 ready.set_exception(error)
                 return
             ready.set_result(None)
-            while (batch := self._next_batch(lane)) is not None:
-                self._run(lane, batch)
+            while (work := self._next_work(lane)) is not None:
+                if isinstance(work, Batch):
+                    self._run(lane, work)
+                else:
+                    work()
         except BaseException:  # nobody may be left waiting, whatever it was
             logger.exception("the thread of model %s died", self._runner.spec.name)
         finally:
@@ -249,7 +285,7 @@ class ModelThread(Generic[W]):
         if is_last:
             self._close(unanswered)
         elif unanswered:
-            self._listener.run_finished(unanswered, None, 0.0, 0.0)
+            self._listener.run_finished(unanswered, None, Run(0.0, 0.0))
 
     def _close(self, unanswered: tuple[W, ...]) -> None:
         """Close the runner and let go of everyone who waits. Twice is once."""
@@ -263,10 +299,12 @@ class ModelThread(Generic[W]):
         finally:
             self._listener.thread_finished(left)
 
-    def _next_batch(self, lane: int) -> Batch[W] | None:
-        """Wait for work and take it; None when it was stopped and nothing is left."""
+    def _next_work(self, lane: int) -> Batch[W] | Callable[[], None] | None:
+        """Wait for work and take it, a batch or something to call; None when it was stopped and nothing is left."""
         with self._changed:
             while True:
+                if (call := self._calls.pop(lane, None)) is not None:
+                    return call
                 taken = self._queue.take(self._clock(), self._max_batch_size)
                 for entry in taken.expired:
                     self._staging.unstage(entry.item)
@@ -278,13 +316,18 @@ class ModelThread(Generic[W]):
                 if not taken.expired:
                     if self._is_stopping and not len(self._queue):
                         return None
+                    self._lane_ended.pop(lane, None)
                     self._changed.wait()
 
     def _run(self, lane: int, batch: Batch[W]) -> None:
         self._listener.run_started()
         embedding = any(window.embedding for window in batch.windows)
         output: ModelOutput | None = None
-        started = self._running_since[lane] = self._clock()
+        with self._changed:
+            is_first = not self._running_since
+            self._num_started += 1
+            turn = self._num_started
+            started = self._running_since[lane] = self._clock()
         try:
             output = run_in_halves(self._runner, batch.waveform, batch.lengths, embedding=embedding)
             output = _check_rows(output, len(batch.windows))
@@ -296,10 +339,24 @@ class ModelThread(Generic[W]):
             if output is not None:
                 # Beside another run each takes longer; what its windows cost is the time since the other one's end.
                 self._queue.record_run(len(batch.windows), ended - started, ended - max(started, self._last_ended))
-            self._last_ended = ended
+            before = self._lane_ended.get(lane)
+            run = Run(
+                started=started,
+                seconds=ended - started,
+                was_alone=before is None and is_first and turn == self._num_started,
+                cycle_seconds=None if before is None else ended - before,
+            )
+            self._last_ended = self._lane_ended[lane] = ended
             self._staging.take_back(batch)
             del self._running[lane], self._running_since[lane]
-        self._listener.run_finished(batch.windows, output, started, ended - started)
+        self._listener.run_finished(batch.windows, output, run)
+
+
+def _resolve(future: Future[T], function: Callable[[], T]) -> None:
+    try:
+        future.set_result(function())
+    except BaseException as error:  # noqa: BLE001  (whoever waits for it must hear of it)
+        future.set_exception(error)
 
 
 def _check_rows(output: ModelOutput, num_windows: int) -> ModelOutput:

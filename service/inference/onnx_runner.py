@@ -22,16 +22,15 @@ from service.inference.tensorrt import cache_folder, engine_options
 
 logger = logging.getLogger(__name__)
 
-BATCH_SIZES: dict[Provider, tuple[int, ...]] = {"cpu": (1, 2), "cuda": (1, 2, 4, 8, 16, 32), "tensorrt": (1, 2, 4, 8, 16, 32)}
+BATCH_SIZES: dict[Provider, tuple[int, ...]] = {"cpu": (1,), "cuda": (1, 2, 4, 8, 16, 32), "tensorrt": (1, 2, 4, 8, 16, 32)}
 """The batch sizes that are warmed up, the largest last.
 
-CPU: a window already fills the cores, larger batches only leave the caches (the embedded model in batches of 1, 2, 4 and 8:
-30, 30, 33 and 35 to 40 ms of processor time a window, and 97, 102, 109 and 127 MB). CUDA: 32 reaches what the GPU can do (64
-gains 1 to 2 % and doubles the wait).
-
-int8 scales the activations of a whole batch together, so that a window's scores would move with its neighbours (by up to
-0.011): it runs one window at a time, whose scores are then its own.
+CPU: runs of one window beside each other use the cores better than a batch does (docs/performance.md), and let nobody wait for
+another one's window. int8 needs it so anyway: it scales the activations of a whole batch together, so that a window's scores
+would move with its neighbours. CUDA: 32 reaches what the GPU can do (64 gains 1 to 2 % and doubles the wait).
 """
+MAX_CPU_LANES = 4
+"""Runs beside each other on a CPU, at most: each has its own working memory, and they share the threads of the model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +44,8 @@ class _Tensor:
 class OnnxRunner:
     """A `Runner` on onnxruntime. Made by `OnnxRunner.open`.
 
-    On the CPU a run is a plain call of the session: bound buffers save nothing there (docs/performance.md). On a GPU each of
+    On the CPU a run is a plain call of the session, of which several may go on at once: bound buffers save nothing there
+    (docs/performance.md). On a GPU each of
     the batcher's threads has a session with bound buffers and CUDA graphs (`service.inference.cuda_lanes`); any other thread,
     such as that of an export's check, makes plain calls.
 
@@ -118,7 +118,7 @@ class OnnxRunner:
         if (got := session.get_providers()[0]) != EXECUTION_PROVIDERS[chosen]:
             raise ProviderError(f"bundle {bundle.manifest.name!r} was to run on {chosen}, onnxruntime put it on {got}")
         _check_graph(session, bundle.manifest, held)
-        spec = _make_spec(bundle, name, chosen, held)
+        spec = _make_spec(bundle, name, chosen, held, threads)
         lanes = CudaLanes(make_session, spec) if chosen == "cuda" else None
         runner = cls(session, spec, bundle, time.perf_counter() - started, lanes)
         runner._prove()
@@ -235,7 +235,7 @@ def _engine_options(bundle: Bundle, precision: Precision, folder: Path | None) -
         ) from error
 
 
-def _make_spec(bundle: Bundle, name: str | None, provider: Provider, precision: Precision) -> ModelSpec:
+def _make_spec(bundle: Bundle, name: str | None, provider: Provider, precision: Precision, num_threads: int) -> ModelSpec:
     manifest = bundle.manifest
     return ModelSpec(
         name=name or manifest.name,
@@ -249,9 +249,9 @@ def _make_spec(bundle: Bundle, name: str | None, provider: Provider, precision: 
         embedding_size=manifest.architecture.hidden_size,
         provider=provider,
         precision=precision,
-        batch_sizes=(1,) if precision == "int8" else BATCH_SIZES[provider],
+        batch_sizes=BATCH_SIZES[provider],
         source_sha256=manifest.source.sha256,
-        num_lanes=NUM_LANES if provider == "cuda" else 1,
+        num_lanes={"cpu": min(num_threads, MAX_CPU_LANES), "cuda": NUM_LANES, "tensorrt": 1}[provider],
     )
 
 

@@ -4,7 +4,7 @@ The law, which the property tests hold it to:
 
 * A window waits in one of three lines, live, clip or bulk, first come first served. Live goes first, then clips; while bulk
   waits, at least one batch in `BULK_SHARE` starts with bulk, and while clips wait at least one in `BULK_SHARE` + 1 with them.
-  Room that is left in a batch is filled from the next line, unless lines run apart.
+  Room that is left in a batch is filled from the next line.
 * A batch holds windows of one size, that of the first one of the line whose turn it is: its next ones of that size join, in
   order, also past windows of another size. As the first of a line is always in the batch that starts with its line, no size
   waits longer than what came before it in the line.
@@ -136,12 +136,9 @@ class WindowQueue(Generic[T]):
 
     Args:
         capacity: How many places there are, 1 or more.
-        runs_apart: Whether a batch holds windows of one line only, and one clip or bulk window at most: where a batch takes
-            as long as its windows one by one, a larger one only lets those wait who listen.
     """
 
     capacity: int
-    runs_apart: bool = False
     run_seconds: float = field(default=0.0, init=False)
     """Moving average of how long a run takes; 0 until the first one."""
     seconds_per_window: float | None = field(default=None, init=False)
@@ -244,10 +241,8 @@ class WindowQueue(Generic[T]):
             return []
         head = self._lines[order[0]].first
         assert head is not None
-        if self.runs_apart:
-            del order[1:]
         lines = (self._lines[priority].of_size(head.size) for priority in order)
-        return list(islice(chain.from_iterable(lines), self._limit_batch(order[0], max_batch_size)))
+        return list(islice(chain.from_iterable(lines), max_batch_size))
 
     def waiting(self) -> list[Entry[T]]:
         """Return all that are in line, live ones first, each line in its order."""
@@ -267,10 +262,8 @@ class WindowQueue(Generic[T]):
         batch: list[Entry[T]] = []
         expired: list[Entry[T]] = []
         for priority in self._order():
-            if batch and self.runs_apart:
-                break
-            line, limit = self._lines[priority], self._limit_batch(priority, max_batch_size)
-            while len(batch) < limit:
+            line = self._lines[priority]
+            while len(batch) < max_batch_size:
                 entry = next(iter(line.of_size(batch[0].size)), None) if batch else line.first
                 if entry is None:
                     break
@@ -312,10 +305,6 @@ class WindowQueue(Generic[T]):
             self.seconds_per_window += SMOOTHING * (each - self.seconds_per_window)
 
     # Inside
-
-    def _limit_batch(self, priority: Priority, max_batch_size: int) -> int:
-        """Return how large a batch that starts with a line may be."""
-        return 1 if self.runs_apart and priority is not Priority.LIVE else max_batch_size
 
     def _order(self) -> tuple[Priority, ...]:
         """Return the lines in the order in which the next batch takes from them."""

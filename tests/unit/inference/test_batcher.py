@@ -517,13 +517,15 @@ def test_a_batch_size_that_was_not_warmed_up_is_refused(size: int) -> None:
 
 
 async def test_the_speed_is_known_before_anybody_asks() -> None:
-    runner = FakeRunner(delay_seconds=0.001)
+    runner = FakeRunner(delay_seconds=0.001, num_lanes=2)
     batcher = Batcher(runner, max_queue_windows=4, observer=NullObserver())
     assert batcher.live.possible is None
+    await asyncio.to_thread(batcher.prepare)
     await asyncio.to_thread(batcher.measure_speed)
     assert sorted({len(call.lengths) for call in runner.calls}) == [1, 2, 4]
+    assert {call.thread for call in runner.calls} == set(runner.prepared_threads)
     assert batcher.live.possible is not None
-    assert 0 < batcher.live.possible < 4 / 0.001
+    assert 0 < batcher.live.possible < 2 * 4 / 0.001
     batcher.start()
     await batcher.stop()
 

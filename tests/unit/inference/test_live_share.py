@@ -93,3 +93,15 @@ def test_while_many_are_late_nobody_else_is_taken() -> None:
     for _ in range(50):
         live.record_window(is_late=False)
     live.take(1.0)
+
+
+def test_what_was_late_counts_for_less_when_streams_have_left() -> None:
+    live = measured(1000)
+    places = [live.take(1.0) for _ in range(10)]
+    for _ in range(5):
+        live.record_window(is_late=True)
+    with pytest.raises(QueueFull):
+        live.take(1.0)
+    for place in places[1:]:
+        place.release()
+    live.take(1.0)

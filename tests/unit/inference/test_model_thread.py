@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from service.errors import InferenceFailed
 from service.inference.batcher import Batcher, WindowScores
 from service.inference.policy import Priority
+from service.inference.runner import Int16Array, Int64Array, ModelOutput
 from service.observer import NullObserver
-from tests.support.runners import FakeRunner, expected_scores, level
+from tests.support.runners import WAIT_SECONDS, FakeRunner, expected_scores, level
 
 LIVE = Priority.LIVE
 
@@ -99,13 +100,7 @@ async def test_a_lane_that_cannot_get_ready_stops_the_start_and_ends_the_others(
 
 
 async def test_a_window_costs_the_time_between_two_ends_where_runs_overlap() -> None:
-    class Clock:
-        now = 0.0
-
-        def __call__(self) -> float:
-            return self.now
-
-    clock, runner = Clock(), FakeRunner(num_lanes=2, batch_sizes=(1,))
+    clock, runner = Moves(), FakeRunner(num_lanes=2, batch_sizes=(1,))
     batcher = make_batcher(runner, clock=clock)
     batcher.start()
     first, second = await both_busy(batcher, runner)
@@ -117,6 +112,77 @@ async def test_a_window_costs_the_time_between_two_ends_where_runs_overlap() -> 
     runner.release()
     await asyncio.gather(first, second)
     assert batcher.seconds_per_window == pytest.approx(4.0 + 0.2 * (1.0 - 4.0))
+    await batcher.stop()
+
+
+class Moves:
+    """A clock that is moved by hand."""
+
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+async def test_lanes_that_always_have_something_to_do_share_the_cost() -> None:
+    clock = Moves()
+
+    class Pairs(FakeRunner):
+        """Two runs take four seconds, side by side."""
+
+        def run(self, waveform: Int16Array, lengths: Int64Array, *, embedding: bool) -> ModelOutput:
+            meeting.wait(WAIT_SECONDS)
+            return super().run(waveform, lengths, embedding=embedding)
+
+    def move() -> None:
+        clock.now += 4.0
+
+    meeting = threading.Barrier(2, move)
+    batcher = make_batcher(Pairs(num_lanes=2, batch_sizes=(1,)), clock=clock)
+    batcher.start()
+    windows = [batcher.submit(level(1, 500), priority=LIVE) for _ in range(4)]
+    await asyncio.gather(*windows)
+    # The first two began beside each other, after idleness, which says nothing; the other two had waited for them.
+    assert batcher.live.possible == pytest.approx(0.5)
+    await batcher.stop()
+
+
+async def test_a_run_alone_costs_less_than_it_takes_where_lanes_share_the_machine() -> None:
+    class Halves(FakeRunner):
+        """Two runs at once take as long as one."""
+
+        def run(self, waveform: Int16Array, lengths: Int64Array, *, embedding: bool) -> ModelOutput:
+            if len(self.calls) == 3:  # those that were alone are done
+                self.delay_seconds = 0.001
+            return super().run(waveform, lengths, embedding=embedding)
+
+    clock, runner = Moves(), Halves(num_lanes=2, batch_sizes=(1,), delay_seconds=0.1)
+    batcher = make_batcher(runner, clock=clock)
+    await asyncio.to_thread(batcher.prepare)
+    await asyncio.to_thread(batcher.measure_speed)
+    batcher.start()
+    measured = batcher.live.possible
+    assert measured is not None
+    runner.hold()
+    job = asyncio.ensure_future(batcher.submit(level(1, 500), priority=LIVE))
+    await asyncio.to_thread(runner.wait_for_runs, 10)
+    clock.now += 1.0
+    runner.release()
+    await job
+    possible = batcher.live.possible
+    assert possible is not None
+    assert 1.0 < possible < measured
+    await batcher.stop()
+
+
+async def test_a_call_in_lanes_that_fails_tells_the_caller_and_the_lanes_go_on() -> None:
+    runner = FakeRunner(num_lanes=2, failures=[RuntimeError("ill")])
+    batcher = make_batcher(runner)
+    await asyncio.to_thread(batcher.prepare)
+    with pytest.raises(RuntimeError, match="ill"):
+        await asyncio.to_thread(batcher.measure_speed)
+    batcher.start()
+    assert (await batcher.submit(level(2, 500), priority=LIVE)).scores[2] == 1
     await batcher.stop()
 
 

@@ -303,13 +303,3 @@ def test_a_window_whose_time_has_come_goes_on_as_a_live_one() -> None:
     assert take(queue, 2) == "xz"
     assert not queue.promote(running)
     assert queue.free_places(LIVE) == 9
-
-
-def test_where_batches_save_nothing_live_windows_are_alone_and_others_one_at_a_time() -> None:
-    queue = WindowQueue[str](9, runs_apart=True)
-    push_all(queue, "xy", BULK)
-    push_all(queue, "c", CLIP)
-    push_all(queue, "abd")
-    assert [entry.item for entry in queue.upcoming(4)] == ["a", "b", "d"]
-    assert [take(queue, 4) for _ in range(5)] == ["abd", "c", "x", "y", ""]
-    assert queue.upcoming(4) == []
