@@ -1,7 +1,7 @@
 # The contributor's whole interface: .ci/run calls the same targets.
 #   make serve     run the service on 127.0.0.1:8000 (SONOTAG_HOST, SONOTAG_PORT and every other setting change it)
 #   make test      run all tests          make lint types coverage    the other checks
-#   make format    put the code in order  make export   rebuild the embedded bundle, and the other precisions in build/
+#   make format    put the code in order  make export   rebuild the embedded bundle
 #   make bench     compare the model with others, find out what the service can take here, and print the goals: minutes, into
 #                  build/bench
 #   make chaos     thousands of requests and streams while workers are killed (CHAOS_DEEDS=3000)
@@ -83,8 +83,7 @@ format: $(VENV)/.dev
 	$(BIN)/ruff format .
 
 export: $(VENV)/.dev
-	$(BIN)/sonotag export $(CHECKPOINT) $(BUNDLE) --precision fp32 $(SHORT_WINDOWS)
-	$(BIN)/sonotag export $(CHECKPOINT) build/$(notdir $(BUNDLE)) --precision fp32,fp16,int8 $(SHORT_WINDOWS)
+	$(BIN)/sonotag export $(CHECKPOINT) $(BUNDLE) --precision fp32,fp16,int8 $(SHORT_WINDOWS)
 
 wheel: $(VENV)/.dev
 	$(BIN)/python -m build --wheel --no-isolation --outdir dist

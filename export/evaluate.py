@@ -18,6 +18,7 @@ from export.signals import Int16, Signal, stack
 from service.inference.bundle import ParityCheck
 
 MIN_AGREEMENT = 0.97
+MAP_DIFFERENCE = "macro mAP difference"
 MAX_MAP_LOSS = 0.005
 MAX_SHORT_LOSS = 0.01
 """What a short window may lose, of macro mAP and of top-1, against the long one that is padded."""
@@ -100,7 +101,7 @@ def compare_scores(candidate: Float, baseline: Float, clips: tuple[Clip, ...]) -
     where = f"{len(clips)} clips"
     return [
         ParityCheck(check="top-1 agreement", signal=where, measured=agreement, limit=MIN_AGREEMENT, at_least=True),
-        ParityCheck(check="macro mAP difference", signal=where, measured=abs(after - before), limit=MAX_MAP_LOSS),
+        ParityCheck(check=MAP_DIFFERENCE, signal=where, measured=abs(after - before), limit=MAX_MAP_LOSS),
         ParityCheck(check="macro mAP", signal=where, measured=after, limit=None, at_least=True),
     ]
 

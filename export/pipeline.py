@@ -19,6 +19,7 @@ from export.evaluate import Clip, compare_scores, read_clips, score_clips
 from export.graph import Graph
 from export.lengths import Length, choose_frames, judge_lengths, prepare_length
 from export.precision import quantize, store_half
+from export.sharing import derive_quantized, share_weights
 from export.signals import Batch, golden_signals, stack
 from export.target import check_target, staged_folder
 from export.verify import enforce, golden_tolerance
@@ -108,11 +109,9 @@ def export_bundle(request: Request, stage: Tell = lambda _: None, detail: Tell =
     clips = read_clips(request.eval_folder, checkpoint.labels) if request.eval_folder else ()
     material = _prepare(checkpoint, choose_frames(checkpoint.architecture, request.short_windows_seconds), clips, stage)
     with staged_folder(request.target, MANIFEST_FILE) as folder:
+        paths = _write_graphs(material, request, folder, stage)
         graphs = []
-        for precision in sorted(request.precisions, key=("fp32", "fp16", "int8").index):
-            stage(f"{precision}: building the graph")
-            path = folder / f"model.{precision}.onnx"
-            onnx.save_model(_build(material, precision, request.operators), path)
+        for precision, path in paths.items():
             stage(f"{precision}: checking it")
             graphs.append(_check(material, precision, path, request.operators, detail))
         stage("writing the bundle")
@@ -161,7 +160,7 @@ def _prepare(checkpoint: Checkpoint, shorter: dict[int, float], clips: tuple[Cli
 
 def _build(material: _Material, precision: Precision, operators: OperatorSet) -> onnx.ModelProto:
     if precision == "fp16":
-        return convert_tagger(material.checkpoint, operators, half=True, takes_shorter=material.takes_shorter)
+        return store_half(convert_tagger(material.checkpoint, operators, half=True, takes_shorter=material.takes_shorter))
     if material.float_model is None:
         material.float_model = convert_tagger(material.checkpoint, operators, half=False, takes_shorter=material.takes_shorter)
     if precision == "int8":
@@ -169,6 +168,22 @@ def _build(material: _Material, precision: Precision, operators: OperatorSet) ->
     copy = onnx.ModelProto()
     copy.CopyFrom(material.float_model)
     return store_half(copy)
+
+
+def _write_graphs(material: _Material, request: Request, folder: Path, stage: Tell) -> dict[Precision, Path]:
+    """Write all graphs; several of them have their weights in one file."""
+    models: dict[Precision, onnx.ModelProto] = {}
+    for precision in sorted(request.precisions, key=("fp32", "fp16", "int8").index):
+        stage(f"{precision}: building the graph")
+        models[precision] = _build(material, precision, request.operators)
+    if "fp32" in models and "int8" in models:
+        derive_quantized(models["int8"], models["fp32"])
+    if len(models) > 1:
+        share_weights(models.values(), folder)
+    paths = {precision: folder / f"model.{precision}.onnx" for precision in models}
+    for precision, path in paths.items():
+        onnx.save_model(models[precision], path)
+    return paths
 
 
 def _check(material: _Material, precision: Precision, path: Path, operators: OperatorSet, detail: Tell) -> GraphFile:

@@ -1,8 +1,9 @@
 """A bundle: a folder with an exported model and all that is needed to serve it.
 
-``bundle.json`` is a `Manifest`; beside it lie ``model.<precision>.onnx`` for each precision it names, ``golden.npz``
-(short real waveforms with their scores) and ``README.md`` (the model card). `open_bundle` refuses what is incomplete,
-of another format version or altered; the golden check at load (`service.inference.onnx_runner`) refuses what is wrong.
+``bundle.json`` is a `Manifest`; beside it lie ``model.<precision>.onnx`` for each precision it names, ``weights.bin`` where
+these have weights in common, ``golden.npz`` (short real waveforms with their scores) and ``README.md`` (the model card).
+`open_bundle` refuses what is incomplete, of another format version or altered; the golden check at load
+(`service.inference.onnx_runner`) refuses what is wrong.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import hashlib
 import re
 import zipfile
 import zlib
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Final, Literal
@@ -23,11 +25,12 @@ from service.inference.runner import FloatArray, Int16Array, Int64Array, Precisi
 from service.inference.untrusted import check_graph_file, find_inside, load_arrays
 from service.labels import LabelSet
 
-FORMAT_VERSION: Final = 2
-READABLE_VERSIONS = (1, 2)
-"""Version 1 knew one length of window only, and its graphs take no other."""
+FORMAT_VERSION: Final = 3
+READABLE_VERSIONS = (1, 2, 3)
+"""Version 1 knew one length of window only, and its graphs take no other; up to version 2 every graph had all its weights."""
 MANIFEST_FILE = "bundle.json"
 GOLDEN_FILE = "golden.npz"
+WEIGHTS_FILE = "weights.bin"
 CARD_FILE = "README.md"
 MAX_MANIFEST_BYTES = 4_000_000
 MAX_GRAPH_BYTES = 64 * 1024**2
@@ -116,7 +119,7 @@ class PrecisionEntry(_Frozen):
 class Manifest(_Frozen):
     """``bundle.json``."""
 
-    format_version: Literal[1, 2]
+    format_version: Literal[1, 2, 3]
     name: Annotated[str, pydantic.Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
     architecture: Architecture
     labels: tuple[Label, ...]
@@ -131,6 +134,8 @@ class Manifest(_Frozen):
     source: Source
     tools: dict[str, str]
     golden_sha256: Sha256
+    weights_sha256: Sha256 | None = None
+    """Of the file of weights that the graphs have in common; None where there is none."""
     precisions: dict[Precision, PrecisionEntry]
     preferred: dict[Provider, tuple[Precision, ...]]
     """For each provider the precisions it serves well, best first; `auto` takes the first that the bundle holds."""
@@ -190,8 +195,15 @@ class Bundle:
         """The labels, in the head's order."""
         return LabelSet(tuple(label.label for label in self.manifest.labels))
 
-    def choose_precision(self, provider: Provider, wanted: Precision | Literal["auto"]) -> Precision:
+    def choose_precision(
+        self, provider: Provider, wanted: Precision | Literal["auto"], slow: Collection[Precision] = ()
+    ) -> Precision:
         """Return the precision to serve on a provider.
+
+        Args:
+            provider: Where.
+            wanted: What the caller says; ``auto`` takes the best that the bundle lists for the provider.
+            slow: What this machine does slowly: taken only where there is nothing else.
 
         Raises:
             BundleError: The bundle does not hold the wanted one, or none that serves on this provider.
@@ -204,7 +216,8 @@ class Bundle:
                 )
             return wanted
         # TensorRT runs on the GPUs that CUDA does: what a bundle lists for those it lists for it.
-        for precision in self.manifest.preferred.get("cuda" if provider == "tensorrt" else provider, ()):
+        listed = self.manifest.preferred.get("cuda" if provider == "tensorrt" else provider, ())
+        for precision in sorted(listed, key=lambda each: each in slow):
             if precision in held:
                 return precision
         raise BundleError(
@@ -287,7 +300,7 @@ def open_bundle(folder: Path) -> Bundle:
         raise BundleError(f"{path} cannot be read: {error.strerror}") from error
     version = re.search(rb'"format_version"\s*:\s*(\d+)', text)
     if version and int(version[1]) not in READABLE_VERSIONS:
-        readable = " and ".join(map(str, READABLE_VERSIONS))
+        readable = f"{', '.join(map(str, READABLE_VERSIONS[:-1]))} and {READABLE_VERSIONS[-1]}"
         raise BundleError(
             f"{folder} is of bundle format {int(version[1])}; this version of Sonotag reads {readable}: export it again"
         )
@@ -298,20 +311,25 @@ def open_bundle(folder: Path) -> Bundle:
         where = ".".join(str(part) for part in first["loc"]) or "the document"
         raise BundleError(f"{path}: {where}: {first['msg']}") from error
     expected = {entry.file: entry.sha256 for entry in manifest.precisions.values()} | {GOLDEN_FILE: manifest.golden_sha256}
+    if manifest.weights_sha256 is not None:
+        expected[WEIGHTS_FILE] = manifest.weights_sha256
     for name, sha256 in expected.items():
         file = find_inside(folder, name)
         if not file.is_file():
             raise BundleError(f"bundle {manifest.name!r} is incomplete: {name} is missing from {folder}")
         if hash_file(file) != sha256:
             raise BundleError(f"bundle {manifest.name!r} is altered: {name} is not the file that export wrote")
+    weights = folder / WEIGHTS_FILE if manifest.weights_sha256 is not None else None
+    if weights is not None:
+        _check_size(weights, manifest)
     for entry in manifest.precisions.values():
         _check_size(folder / entry.file, manifest)
-        check_graph_file(folder / entry.file)
+        check_graph_file(folder / entry.file, weights)
     return Bundle(folder, manifest)
 
 
 def _check_size(path: Path, manifest: Manifest) -> None:
-    """Refuse a graph that is larger than its parameters in float32 and what comes with them.
+    """Refuse a file that is larger than the model's parameters in float32 and what comes with them.
 
     Raises:
         BundleError: It is.

@@ -16,7 +16,13 @@ from service.errors import BundleError, ProviderError
 from service.inference.bound_run import EMBEDDING, OUTPUTS
 from service.inference.bundle import Bundle, Golden, Manifest
 from service.inference.cuda_lanes import GUARD, NUM_LANES, CudaLanes
-from service.inference.providers import EXECUTION_PROVIDERS, choose_provider, count_usable_cores, create_session
+from service.inference.providers import (
+    EXECUTION_PROVIDERS,
+    choose_provider,
+    count_usable_cores,
+    create_session,
+    has_byte_products,
+)
 from service.inference.runner import Int16Array, Int64Array, ModelOutput, ModelSpec, Precision, Provider
 from service.inference.tensorrt import cache_folder, engine_options
 
@@ -99,7 +105,8 @@ class OnnxRunner:
                 manifest says, or its golden scores come out wrong.
         """
         chosen = choose_provider(provider)
-        held = bundle.choose_precision(chosen, precision)
+        slow: tuple[Precision, ...] = () if has_byte_products() else ("int8",)
+        held = bundle.choose_precision(chosen, precision, slow)
         started = time.perf_counter()
         # On a GPU the CPU computes shapes and nothing else.
         threads = 1 if chosen != "cpu" else num_threads or count_usable_cores()

@@ -13,6 +13,7 @@ import io
 import logging
 import math
 import os
+import platform
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Literal
@@ -28,6 +29,8 @@ logger = logging.getLogger(__name__)
 CUDA = "CUDAExecutionProvider"
 CPU = "CPUExecutionProvider"
 TENSORRT = "TensorrtExecutionProvider"
+BYTE_PRODUCTS = {"avx512_vnni", "avx_vnni", "asimddp"}
+"""The names that Linux has for these instructions in ``/proc/cpuinfo``."""
 EXECUTION_PROVIDERS: dict[Provider, str] = {"cpu": CPU, "cuda": CUDA, "tensorrt": TENSORRT}
 
 CUDA_OPTIONS = {
@@ -135,6 +138,20 @@ def count_usable_cores() -> int:
         return max(1, min(cores, math.ceil(int(quota) / int(period))))
     except (OSError, ValueError):  # no control groups of version 2, or "max": no quota
         return cores
+
+
+def has_byte_products(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
+    """Return whether this CPU multiplies and adds bytes in one instruction (VNNI on x86, the dot product on ARM).
+
+    Without it 8-bit products are no faster than float32 ones, and on x86 their sums of two can overflow. It is looked up and
+    not measured: all workers, and every start, have to choose alike.
+    """
+    try:
+        lines = cpuinfo.read_text().lower().splitlines()
+    except OSError:  # no Linux
+        return platform.machine().lower() in ("arm64", "aarch64")
+    flags = {flag for line in lines if line.startswith(("flags", "features")) for flag in line.partition(":")[2].split()}
+    return not flags.isdisjoint(BYTE_PRODUCTS)
 
 
 def has_nvidia_device() -> bool:

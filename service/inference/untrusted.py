@@ -44,32 +44,61 @@ def find_inside(folder: Path, name: str) -> Path:
     return path
 
 
-def check_graph_file(path: Path) -> None:
-    """Check that an ONNX file brings all its tensors itself: onnxruntime would read others from the paths that it names.
+def check_graph_file(path: Path, weights: Path | None = None) -> None:
+    """Check that an ONNX file brings all its tensors itself, or has them in one file of its bundle.
+
+    onnxruntime would read them from whatever paths it names.
+
+    Args:
+        path: The graph.
+        weights: The bundle's file of weights; None where it has none.
 
     Raises:
-        BundleError: It names other files, or is no ONNX model.
+        BundleError: It names another file, or a place outside of that one, or is no ONNX model.
     """
     try:
+        size = None if weights is None else (weights.name, weights.stat().st_size)
         with path.open("rb") as file:
             # Not closed by hand: an error's traceback still holds views of it.
             view = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
-        _check_message(view, "model", path.name, 0)
+        _check_message(view, "model", path.name, size, 0)
     except (ValueError, IndexError) as error:  # ValueError: an empty file cannot be mapped
         raise BundleError(f"{path.name} is no ONNX model: it is cut or damaged") from error
     except OSError as error:
         raise BundleError(f"{path.name} cannot be read: {error.strerror}") from error
 
 
-def _check_message(message: memoryview, kind: str, name: str, depth: int) -> None:
+def _check_message(message: memoryview, kind: str, name: str, weights: tuple[str, int] | None, depth: int) -> None:
     if depth > MAX_DEPTH:
         raise BundleError(f"{name} nests graphs more than {MAX_DEPTH} deep")
     inner = _FIELDS.get(kind, {})
+    is_external, place = False, dict[bytes, bytes]()
     for number, value in _read_fields(message):
-        if kind == "tensor" and (number == _EXTERNAL_DATA or (number == _DATA_LOCATION and value)):
-            raise BundleError(f"{name} names other files for its weights (external data), which are not read")
-        if number in inner and isinstance(value, memoryview):
-            _check_message(value, inner[number], name, depth + 1)
+        if kind == "tensor" and number == _DATA_LOCATION:
+            is_external = bool(value)
+        elif kind == "tensor" and number == _EXTERNAL_DATA and isinstance(value, memoryview):
+            entry = {key: bytes(text) for key, text in _read_fields(value) if isinstance(text, memoryview)}
+            place[entry.get(1, b"")] = entry.get(2, b"")
+        elif number in inner and isinstance(value, memoryview):
+            _check_message(value, inner[number], name, weights, depth + 1)
+    if is_external or place:
+        _check_place(place, name, weights)
+
+
+def _check_place(place: Mapping[bytes, bytes], name: str, weights: tuple[str, int] | None) -> None:
+    """Refuse a tensor that lies anywhere but in the bundle's file of weights.
+
+    Raises:
+        BundleError: It does.
+        ValueError: Its place is no number.
+    """
+    if weights is None or place.get(b"location") != weights[0].encode():
+        raise BundleError(f"{name} names other files for its weights (external data) than its bundle's, which are not read")
+    begin, length = (place.get(key, b"") for key in (b"offset", b"length"))
+    if not begin.isdigit() or not length.isdigit():
+        raise ValueError("a place that is no number")
+    if int(begin) + int(length) > weights[1]:
+        raise BundleError(f"{name} has weights past the end of {weights[0]}, which has {weights[1]} bytes")
 
 
 def _read_fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:

@@ -8,6 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
+from service.inference.providers import has_byte_products
 from service.settings import EMBEDDED_BUNDLE
 from tests.support.app_server import AppServer, serving
 from tests.support.process import ServiceProcess, running
@@ -40,10 +41,11 @@ def test_models_says_what_is_served_and_which_is_the_default(embedded_server: Se
     assert model["parameters"] == manifest["architecture"]["num_parameters"]
     assert model["window_seconds"] == manifest["window_samples"] / 16_000
     assert model["windows_seconds"] == [length / 16_000 for length in manifest["windows_samples"]] == [1.135, 2.095, 5.135]
-    assert (model["precision"], model["provider"]) == ("fp32", "cpu")
+    assert (model["precision"], model["provider"]) == ("int8" if has_byte_products() else "fp32", "cpu")
+    assert model["precisions"] == ["fp16", "fp32", "int8"]
     assert model["source"] == manifest["source"]
     assert model["licence"] == manifest["source"]["licence"]
-    assert model["parity"] == manifest["precisions"]["fp32"]["parity"]
+    assert model["parity"] == manifest["precisions"][model["precision"]]["parity"]
     assert model["labels"] == len(manifest["labels"])
     assert model["activation"] == "sigmoid"
     assert str(EMBEDDED_BUNDLE.folder.parent) not in json.dumps(served)

@@ -58,8 +58,8 @@ def test_a_folder_without_a_manifest_is_no_bundle(tmp_path: Path) -> None:
 
 
 def test_a_manifest_of_another_version_says_so_before_anything_else(tmp_path: Path) -> None:
-    (tmp_path / "bundle.json").write_text('{"format_version": 3, "layout": "unknown to us"}')
-    with pytest.raises(BundleError, match="bundle format 3; this version of Sonotag reads 1 and 2: export it again"):
+    (tmp_path / "bundle.json").write_text('{"format_version": 4, "layout": "unknown to us"}')
+    with pytest.raises(BundleError, match="bundle format 4; this version of Sonotag reads 1, 2 and 3: export it again"):
         open_bundle(tmp_path)
 
 
@@ -128,6 +128,15 @@ def test_the_best_precision_that_is_held_is_chosen_for_each_provider(tmp_path: P
     assert bundle.choose_precision("cpu", "auto") == "fp32"
     assert bundle.choose_precision("cuda", "auto") == "fp16"
     assert bundle.choose_precision("cpu", "fp16") == "fp16"
+
+
+def test_what_a_machine_does_slowly_is_taken_only_where_there_is_nothing_else_or_it_is_asked_for(tmp_path: Path) -> None:
+    bundle = open_bundle(write_bundle(tmp_path / "both", precisions=("fp32", "int8")))
+    assert bundle.choose_precision("cpu", "auto") == "int8"
+    assert bundle.choose_precision("cpu", "auto", slow=("int8",)) == "fp32"
+    assert bundle.choose_precision("cpu", "int8", slow=("int8",)) == "int8"
+    alone = open_bundle(write_bundle(tmp_path / "alone", precisions=("int8",)))
+    assert alone.choose_precision("cpu", "auto", slow=("int8",)) == "int8"
 
 
 def test_a_precision_that_is_not_held_is_an_error_that_names_the_setting(tmp_path: Path) -> None:

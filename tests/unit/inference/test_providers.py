@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import logging
+import platform
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -12,6 +14,7 @@ from service.inference.providers import (
     count_usable_cores,
     create_session,
     find_obstacle,
+    has_byte_products,
     has_nvidia_device,
 )
 from tests.support.bundles import build_model
@@ -58,3 +61,22 @@ def test_a_session_on_the_cpu_is_on_the_cpu() -> None:
 
 def test_at_least_one_core_can_be_used() -> None:
     assert count_usable_cores() >= 1
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("processor: 0\nflags\t\t: fpu avx2 avx512_vnni\n", True),
+        ("flags : fpu AVX_VNNI\n", True),
+        ("Features\t: fp asimd asimddp\n", True),
+        ("model name : avx_vnni\nflags : fpu avx2 avx512f\n", False),
+        ("", False),
+    ],
+)
+def test_a_cpu_says_whether_it_has_products_of_bytes(text: str, expected: bool, tmp_path: Path) -> None:
+    (tmp_path / "cpuinfo").write_text(text)
+    assert has_byte_products(tmp_path / "cpuinfo") is expected
+
+
+def test_where_the_cpu_cannot_be_asked_its_kind_decides(tmp_path: Path) -> None:
+    assert has_byte_products(tmp_path / "missing") is (platform.machine() in ("arm64", "aarch64"))

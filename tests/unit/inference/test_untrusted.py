@@ -14,6 +14,7 @@ from onnx import TensorProto, helper
 
 from service.errors import BundleError
 from service.inference.bundle import hash_file, open_bundle
+from service.inference.onnx_runner import OnnxRunner
 from service.inference.untrusted import MAX_DEPTH, check_graph_file
 from tests.support.bundles import build_model, write_bundle
 
@@ -52,6 +53,55 @@ def test_a_graph_that_reads_other_files_is_refused(make: Callable[[str], onnx.Mo
     write_bundle(tmp_path / "b", model=make(path))
     with pytest.raises(BundleError, match=r"model\.fp32\.onnx names other files for its weights"):
         open_bundle(tmp_path / "b")
+
+
+def with_shared_weights(folder: Path, **place: str) -> Path:
+    """Write a bundle whose large matrix lies in its file of weights."""
+    model = build_model()
+    tensor = next(tensor for tensor in model.graph.initializer if tensor.name == "first")
+    content = tensor.raw_data
+    tensor.ClearField("raw_data")
+    tensor.data_location = TensorProto.EXTERNAL
+    entries = {"location": "weights.bin", "offset": "64", "length": str(len(content))} | place
+    for key, value in entries.items():
+        tensor.external_data.add(key=key, value=value)
+    folder.mkdir()
+    (folder / "weights.bin").write_bytes(bytes(64) + content)
+    (folder.parent / "secret").write_bytes(bytes(64) + content)
+    sha256 = hash_file(folder / "weights.bin")
+    return write_bundle(folder, model=model, manifest=lambda m: m.update(format_version=3, weights_sha256=sha256))
+
+
+def test_weights_in_the_file_of_the_bundle_are_read_from_there(tmp_path: Path) -> None:
+    runner = OnnxRunner.open(open_bundle(with_shared_weights(tmp_path / "b")), provider="cpu")  # which checks golden scores
+    runner.close()
+
+
+@pytest.mark.parametrize(
+    ("place", "reason"),
+    [
+        ({"location": "../secret"}, "names other files"),
+        ({"location": "./weights.bin"}, "names other files"),
+        ({"location": "bundle.json"}, "names other files"),
+        ({"offset": "65"}, r"past the end of weights\.bin"),
+        ({"length": "99999999999999999999"}, r"past the end of weights\.bin"),
+        ({"offset": "-4"}, "no ONNX model"),
+        ({"length": ""}, "no ONNX model"),
+    ],
+)
+def test_weights_anywhere_else_are_refused(place: dict[str, str], reason: str, tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match=reason):
+        open_bundle(with_shared_weights(tmp_path / "b", **place))
+
+
+def test_shared_weights_are_held_to_their_hash_and_have_to_be_there(tmp_path: Path) -> None:
+    folder = with_shared_weights(tmp_path / "b")
+    (folder / "weights.bin").write_bytes((folder / "weights.bin").read_bytes()[:-1] + b"x")
+    with pytest.raises(BundleError, match=r"altered: weights\.bin"):
+        open_bundle(folder)
+    (folder / "weights.bin").unlink()
+    with pytest.raises(BundleError, match=r"incomplete: weights\.bin is missing"):
+        open_bundle(folder)
 
 
 @pytest.mark.parametrize("content", [b"", b"\x3a", b"\x3a\xff\xff\xff\xff\x0f", b"\xff" * 20, b"\x0b", b"\x3a\x05abc"])
