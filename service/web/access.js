@@ -1,6 +1,6 @@
 // The API key, where the server asks for one: kept for as long as the tab is open, and sent as a header only.
 
-import { ROOT } from "./stream.js";
+import { ROOT } from "./server.js";
 
 const NAME = "sonotag.key";
 
