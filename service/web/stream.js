@@ -45,6 +45,7 @@ export class LiveStream {
     this.source = source;
     this.configuration = configuration;
     this.listener = listener;
+    this.keepSeconds = keepSeconds;
     this.rate = source.sampleRate;
     this.axis = new Axis(this.rate);
     this.sound = new SentSound(keepSeconds * this.rate);
@@ -246,7 +247,8 @@ export class LiveStream {
     }
     const pause = pauseSeconds(this.#failures, this.#brokenSeconds, this.#error?.retry_after_s, Math.random());
     this.#failures += 1;
-    const meanwhile = this.#hasStarted && !this.source.canWait && !this.#isStopping ? " Sound is kept meanwhile." : "";
+    const isHearing = this.#hasStarted && !this.source.canWait && !this.#isStopping;
+    const meanwhile = isHearing ? ` The last ${this.keepSeconds} s of sound are kept.` : "";
     this.#state("waiting", `${reason} Reconnecting in ${Math.max(1, Math.round(pause))} s…${meanwhile}`);
     this.#retry = setTimeout(() => this.open(), pause * 1000);
   }

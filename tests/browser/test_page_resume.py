@@ -133,7 +133,7 @@ def test_what_the_microphone_hears_while_the_network_is_down_is_scored_after(bro
         page.find("microphone").click()
         page.wait_for(lambda: page.scored_seconds >= 1)
         wire.cut(is_up=False)
-        assert page.wait_for_phase("waiting").endswith("Sound is kept meanwhile.")
+        assert page.wait_for_phase("waiting").endswith("The last 35 s of sound are kept.")
         heard = heard_seconds(page)
         page.wait_for(lambda: heard_seconds(page) >= heard + 3)
         wire.mend()
