@@ -14,8 +14,7 @@ const KEEP_SECONDS = 35;
 const KEEP_WHEN_SLOW_SECONDS = 5;
 /** A file is not played further ahead of the network. */
 const FILE_AHEAD_SECONDS = 5;
-const CONNECT_SECONDS = 10;
-const STILL_SECONDS = 10;
+const SILENT_SECONDS = 10;
 const TICK_MS = 100;
 /** The page's own reason to leave a connection; 1000 would say that it does not come back. */
 const BROKEN = 4000;
@@ -93,13 +92,9 @@ export class LiveStream {
     else this.#state("waiting", "Stopped. What was heard is sent when the connection is back; stop again to leave it.");
   }
 
-  get #isStopping() {
-    return this.#stoppedAt !== null;
-  }
+  get #isStopping() { return this.#stoppedAt !== null; }
 
-  #state(phase, message) {
-    this.listener.onState(phase, message);
-  }
+  #state(phase, message) { this.listener.onState(phase, message); }
 
   #start() {
     const start = { type: "start", ...this.configuration, encoding: "s16le", sample_rate: this.rate };
@@ -175,14 +170,14 @@ export class LiveStream {
   #tick() {
     const now = performance.now();
     if (!this.#isReady) {
-      if (this.#socket && now - this.#openedAt > CONNECT_SECONDS * 1000) this.#leave("The server does not answer.");
+      if (this.#socket && now - this.#openedAt > SILENT_SECONDS * 1000) this.#leave("The server does not answer.");
       return;
     }
     this.feed.tick(now);
     if (this.feed.isOverrun) {
       this.sound.forgetBefore(this.sound.end - KEEP_WHEN_SLOW_SECONDS * this.rate);
       this.#leave("The network is too slow for this sound.");
-    } else if (this.feed.stillSeconds(now) > STILL_SECONDS) this.#leave("The connection stands still.");
+    } else if (this.feed.stillSeconds(now) > SILENT_SECONDS) this.#leave("The connection stands still.");
     else if (this.source.canWait && !this.#isStopping) this.#pace();
   }
 
