@@ -1,8 +1,10 @@
 // The API key, where the server asks for one: kept for as long as the tab is open, and sent as a header only.
 
-import { ROOT } from "./stream.js";
+import { ROOT } from "./server.js";
 
 const NAME = "sonotag.key";
+/** A network that is gone without a word would let the browser wait for minutes. */
+const TOKEN_MS = 10_000;
 
 /** The server wants a key, or another one. */
 export class KeyWanted extends Error {}
@@ -40,6 +42,7 @@ export function getJson(path) {
 export async function streamProtocols() {
   if (!sessionStorage.getItem(NAME)) return [];
   const body = JSON.stringify({ scopes: ["stream"] });
-  const { token } = await ask("v1/tokens", { method: "POST", body, headers: { "Content-Type": "application/json" } });
+  const headers = { "Content-Type": "application/json" };
+  const { token } = await ask("v1/tokens", { method: "POST", body, headers, signal: AbortSignal.timeout(TOKEN_MS) });
   return ["sonotag.v1", `sonotag.bearer.${token}`];
 }

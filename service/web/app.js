@@ -13,6 +13,7 @@ import { View } from "./view.js";
 import { Workbench } from "./workbench.js";
 
 const DETECT_MS = 200;
+const SHOWN_GAPS = 5;
 
 const page = Object.fromEntries(Array.from(document.querySelectorAll("[id]"), (element) => [element.id, element]));
 const view = new View(page);
@@ -76,6 +77,15 @@ function addDropped(seconds) {
   page.dropped.textContent = `${droppedSeconds.toFixed(1)} s`;
 }
 
+/** Lists the newest stretches that are lost, for as long as the page shows this sound. */
+function showGaps() {
+  page.gaps.replaceChildren(...history.gaps.stretches.slice(-SHOWN_GAPS).map(({ from, to }) => {
+    const item = document.createElement("li");
+    item.textContent = `Lost: ${formatTime(from, 1)} to ${formatTime(to, 1)}`;
+    return item;
+  }));
+}
+
 function ended(message) {
   const isProblem = message.startsWith("Ended by");
   stream = null;
@@ -104,6 +114,11 @@ const listener = {
   onLost: (seconds, why) => {
     addDropped(seconds);
     note(`Some sound was not scored: ${why}.`);
+  },
+  onGap: (from, to) => {
+    addDropped(history.gaps.add(from, to));
+    showGaps();
+    view.refresh();
   },
   onNote: note,
   onKey: askForKey,
@@ -144,13 +159,14 @@ async function listen(opening) {
   history = new ScoreHistory(labels, model.sample_rate);
   droppedSeconds = 0;
   addDropped(0);
+  showGaps();
   page.heard.textContent = page.scored.textContent = formatTime(0, 1);
   page.lag.textContent = "–";
   list.clear();
   view.begin(source.sampleRate, history);
   // All scores, so that other thresholds need no model.
-  const query = { model: model.name, window: page.window.value, hop: page.hop.value, top_k: labels.length, threshold: 0 };
-  stream = new LiveStream(source, query, () => history.endSeconds, listener);
+  const [window, hop] = [page.window.valueAsNumber, page.hop.valueAsNumber];
+  stream = new LiveStream(source, { model: model.name, window, hop, top_k: labels.length, threshold: 0 }, listener);
   stream.open();
 }
 

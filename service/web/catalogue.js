@@ -1,7 +1,7 @@
 // What the server serves.
 
 import { getJson, KeyWanted } from "./access.js";
-import { whyRefused } from "./stream.js";
+import { whyRefused } from "./server.js";
 
 const RETRY_MS = 2000;
 

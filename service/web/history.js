@@ -1,6 +1,7 @@
 // The scores received so far, whatever connections they came over: windows in samples of the model's rate on the page's time axis.
 
 import { segmentBorders, segmentCovers, segmentMeans } from "./detector.js";
+import { Gaps } from "./gaps.js";
 
 // 32 MB of float32: with 521 labels four and a half hours of a window a second.
 const MAX_SCORES = 8_000_000;
@@ -12,6 +13,8 @@ export class ScoreHistory {
     this.sampleRate = sampleRate;
     this.windows = [];
     this.isCut = false;
+    /** What was heard and is lost. */
+    this.gaps = new Gaps();
     this.ids = new Map(labels.map((label, id) => [label, id]));
   }
 

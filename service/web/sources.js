@@ -1,5 +1,5 @@
-// Where sound comes from. A source has `sampleRate`, `canWait` (whether it can be held and taken back), `start(onPiece, onEnd)`
-// and `stop()`. Pieces are mono Float32Arrays of about 100 ms, in real time.
+// Where sound comes from. A source has `sampleRate`, `canWait`, `start(onPiece, onEnd)` and `stop()`. One that can wait has
+// `hold()`, `isHeld` and `go(position)`, too. Pieces are mono Float32Arrays of about 100 ms, in real time.
 
 const PIECE_SECONDS = 0.1;
 const OTHER_RATE = 48_000;
@@ -103,6 +103,10 @@ export class SoundFile {
     this.#startedAt = performance.now() - position * 1000;
     // Tabs in the background get a tick a second: each sends all that is due.
     this.#timer = setInterval(() => this.#sendDue(), PIECE_SECONDS * 1000);
+  }
+
+  get isHeld() {
+    return this.#timer === null;
   }
 
   /** Sends nothing until `go`. */

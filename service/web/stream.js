@@ -1,210 +1,250 @@
-// One live stream over /v1/stream that comes back by itself. Times are seconds on the page's axis: 0 is the source's first sample.
+// One live stream over /v1/stream that comes back by itself, and goes on where it was. Times are seconds on the page's axis: 0 is
+// the source's first sample.
 
 import { KeyWanted, streamProtocols } from "./access.js";
-import { toInt16 } from "./sources.js";
+import { Axis } from "./axis.js";
+import { Feed } from "./feed.js";
+import { describeReturn, isFinal, pauseSeconds, RESUME_SECONDS, whyLost } from "./resumption.js";
+import { SentSound } from "./sent.js";
+import { ROOT, whyRefused } from "./server.js";
 
-export const ROOT = new URL("../", import.meta.url);
-const MAX_DELAY_SECONDS = 15;
-const STOP_SECONDS = 15;
-/** So much sound the network may be behind; then the connection is of no use any more. */
-const MAX_BUFFERED_SECONDS = 20;
-/** What another connection would end with in the same way, unless the error says otherwise. */
-const FINAL_CODES = new Set([1003, 1007, 1009, 4400, 4401, 4403, 4413, 4415, 4429]);
+/** Longer than the server keeps a stream: what the network held when it broke is in it. */
+const KEEP_SECONDS = 35;
+/** What is left of that on a network that does not even take this: the stream is to come back to the present. */
+const KEEP_WHEN_SLOW_SECONDS = 5;
+/** A file is not played further ahead of the network. */
+const FILE_AHEAD_SECONDS = 5;
+const SILENT_SECONDS = 10;
+const TICK_MS = 100;
+/** The page's own reason to leave a connection; 1000 would say that it does not come back. */
+const BROKEN = 4000;
 
 export class LiveStream {
   #socket = null;
+  #openedAt = 0;
   #isReady = false;
   #hasStarted = false;
-  #isStopping = false;
+  #hasReturned = false;
+  #stoppedAt = null;
   #isOver = false;
   #failures = 0;
+  #brokenAt = null;
   #error = null;
-  #timers = new Set();
-  #base = 0;
-  #captured = 0;
+  #retry = null;
+  #ticker = null;
+  #token = null;
+  #lastSeq = 0;
 
   /**
-   * `source`: see sources.js. `query`: of the upgrade, without the format. `answered()`: up to where there are scores, in
-   * seconds. `listener` has onState(phase, message), onReady(message), onTags(message, base), onPiece(samples, time),
-   * onLost(seconds, why), onNote(text), onKey(message) where the server wants an API key, or another one.
+   * `source`: see sources.js. `configuration`: of `start`, without the format. `listener` has onState(phase, message),
+   * onReady(message), onTags(message, base), onPiece(samples, time), onLost(seconds, why), onGap(from, to) where nobody has
+   * the sound any more, onNote(text), onKey(message) where the server wants an API key, or another one.
    */
-  constructor(source, query, answered, listener) {
+  constructor(source, configuration, listener, keepSeconds = KEEP_SECONDS) {
     this.source = source;
-    this.query = query;
-    this.answered = answered;
+    this.configuration = configuration;
     this.listener = listener;
-  }
-
-  get capturedSeconds() {
-    return this.#captured;
+    this.keepSeconds = keepSeconds;
+    this.rate = source.sampleRate;
+    this.axis = new Axis(this.rate);
+    this.sound = new SentSound(keepSeconds * this.rate);
+    this.feed = new Feed(this.sound, this.rate);
   }
 
   /** Connects, and starts the source once the server is ready. */
   async open() {
-    this.#state("connecting", this.#failures ? "Connecting again…" : "Connecting…");
+    this.#state("connecting", this.#brokenAt === null ? "Connecting…" : "Connecting again…");
     this.#error = null;
-    this.#isReady = false;
     let protocols;
     try {
       protocols = await streamProtocols();
     } catch (error) {
+      const refusal = error instanceof KeyWanted ? null : await whyRefused();
       if (this.#isOver) return;
-      if (error instanceof KeyWanted) this.#wantKey(error.message);
-      else this.#comeBack(await whyRefused());
+      if (refusal === null) this.#wantKey(error.message);
+      else this.#comeBack(refusal);
       return;
     }
     if (this.#isOver) return;
     const url = new URL("v1/stream", ROOT);
     url.protocol = url.protocol.replace("http", "ws");
-    url.search = new URLSearchParams({ ...this.query, encoding: "s16le", sample_rate: this.source.sampleRate });
     const socket = new WebSocket(url, protocols);
-    socket.onmessage = ({ data }) => this.#receive(JSON.parse(data));
-    socket.onclose = ({ code }) => this.#closed(code);
+    const ifCurrent = (call) => (event) => { if (socket === this.#socket) call(event); };
+    socket.onopen = ifCurrent(() => socket.send(JSON.stringify(this.#start())));
+    socket.onmessage = ifCurrent(({ data }) => this.#receive(JSON.parse(data)));
+    socket.onclose = ifCurrent(({ code }) => this.#closed(code));
     this.#socket = socket;
+    this.#openedAt = performance.now();
+    this.#ticker ??= setInterval(() => this.#tick(), TICK_MS);
   }
 
-  /** Ends the source and the stream; what was sent is still scored. */
+  /** Ends the source and the stream; what was heard is still scored. A second time, without a connection: leaves that. */
   stop() {
-    if (this.#isStopping || this.#isOver) return;
-    this.#isStopping = true;
+    if (this.#isOver) return;
+    if (!this.#isReady && (this.#isStopping || this.axis.answered >= this.sound.end)) {
+      this.#giveUp("Stopped.");
+      return;
+    }
+    this.#stoppedAt ??= performance.now();
     this.source.stop();
-    if (this.#isReady) this.#sendStop();
-    else this.#end("Stopped.");
+    this.feed.finish();
+    if (this.#isReady) this.#state("finishing", "Waiting for the last results…");
+    else this.#state("waiting", "Stopped. What was heard is sent when the connection is back; stop again to leave it.");
   }
 
-  #state(phase, message) {
-    this.listener.onState(phase, message);
-  }
+  get #isStopping() { return this.#stoppedAt !== null; }
 
-  #later(seconds, call) {
-    const timer = setTimeout(() => {
-      this.#timers.delete(timer);
-      call();
-    }, seconds * 1000);
-    this.#timers.add(timer);
-  }
+  #state(phase, message) { this.listener.onState(phase, message); }
 
-  #sendStop() {
-    this.#state("finishing", "Waiting for the last results…");
-    this.#socket.send(JSON.stringify({ type: "stop" }));
-    this.#later(STOP_SECONDS, () => this.#socket.close());
+  #start() {
+    const start = { type: "start", ...this.configuration, encoding: "s16le", sample_rate: this.rate };
+    if (this.#token === null) return start;
+    const from = Math.max(0, this.sound.first - this.axis.base) / this.rate;
+    return { ...start, resume_token: this.#token, last_seq: this.#lastSeq, resume_from: from };
   }
 
   #receive(message) {
+    this.feed.hear(performance.now());
+    if (message.seq) {
+      if (message.seq <= this.#lastSeq) return;
+      this.#lastSeq = message.seq;
+    }
     if (message.type === "ready") this.#ready(message);
-    else if (message.type === "tags") {
-      this.#failures = 0;
-      this.listener.onTags(message, this.#base);
-    } else if (message.type === "warning") {
-      if (message.code === "lag") this.listener.onLost(message.dropped_to - message.dropped_from, "the model was too slow");
-      else this.listener.onNote(message.message);
-    } else if (message.type === "error") {
+    else if (message.type === "tags") this.#tags(message);
+    else if (message.type === "warning") this.#warning(message);
+    else if (message.type === "error") {
       if (message.fatal) this.#error = message;
-      this.listener.onNote(message.message);
+      if (message.code !== "resume_unknown") this.listener.onNote(message.message); // `ready` has told it
     } else if (message.type === "going_away") this.listener.onNote("The server is going away.");
   }
 
   #ready(message) {
+    const isNew = message.resumed_at === undefined;
+    if (isNew) this.#lastSeq = 0;
+    if (this.#hasStarted) this.#returned(isNew, isNew ? this.axis.beginAnew(this.sound.first) : this.axis.miss(message.missing));
+    this.axis.configure(message.configuration);
+    this.#token = message.resume_token ?? null;
+    this.#brokenAt = null;
     this.#isReady = true;
-    if (this.source.canWait) this.#captured = this.answered();
-    this.#base = this.#captured;
     this.listener.onReady(message);
-    this.#state("live", "Live");
-    if (!this.#hasStarted) {
-      this.#hasStarted = true;
-      this.source.start((piece) => this.#take(piece), () => this.#sourceEnded());
-    } else if (this.source.canWait) this.source.go(this.#captured);
+    if (this.#isStopping) this.#state("finishing", "Waiting for the last results…");
+    else this.#state("live", "Live");
+    const from = Math.max(this.axis.at(message.resumed_at ?? 0), this.sound.first);
+    this.feed.begin(this.#socket, from, performance.now());
+    if (this.#hasStarted) return;
+    this.#hasStarted = true;
+    this.source.start((piece) => this.#take(piece), () => this.stop());
+  }
+
+  #returned(isNew, lost) {
+    this.#hasReturned = true;
+    for (const [from, to] of lost) this.listener.onGap(from, to);
+    this.listener.onNote(describeReturn(this.#brokenSeconds, isNew, lost));
+  }
+
+  get #brokenSeconds() {
+    return this.#brokenAt === null ? 0 : (performance.now() - this.#brokenAt) / 1000;
+  }
+
+  #tags(message) {
+    this.#failures = 0;
+    if (this.axis.answer(message.end)) this.listener.onTags(message, this.axis.base / this.rate);
+  }
+
+  #warning(message) {
+    if (message.code === "lag") {
+      const seconds = this.axis.drop(message.dropped_from, message.dropped_to);
+      if (seconds > 0) this.listener.onLost(seconds, "the model was too slow");
+    } else if (message.code !== "sample_rate_suspect" || !this.#hasReturned) {
+      // A stream that begins with what another one has heard is faster than its sound, for good reason.
+      this.listener.onNote(message.message);
+    }
   }
 
   #take(piece) {
     if (this.#isStopping) return;
-    this.listener.onPiece(piece, this.#captured);
-    const duration = piece.length / this.source.sampleRate;
-    this.#captured += duration;
-    if (!this.#isReady) {
-      this.listener.onLost(duration, "there was no connection");
-      return;
-    }
-    this.#socket.send(toInt16(piece));
-    if (this.#socket.bufferedAmount > MAX_BUFFERED_SECONDS * 2 * this.source.sampleRate) {
-      this.listener.onNote("The network is too slow for this sound.");
-      this.#socket.close();
-    }
+    this.listener.onPiece(piece, this.sound.end / this.rate);
+    this.feed.take(piece, performance.now());
   }
 
-  #sourceEnded() {
-    if (this.#isReady) this.#sendStop();
-    else if (!this.source.canWait) this.stop();
+  #tick() {
+    const now = performance.now();
+    if (!this.#isReady) {
+      if (this.#socket && now - this.#openedAt > SILENT_SECONDS * 1000) this.#leave("The server does not answer.");
+      return;
+    }
+    this.feed.tick(now);
+    if (this.feed.isOverrun) {
+      this.sound.forgetBefore(this.sound.end - KEEP_WHEN_SLOW_SECONDS * this.rate);
+      this.#leave("The network is too slow for this sound.");
+    } else if (this.feed.stillSeconds(now) > SILENT_SECONDS) this.#leave("The connection stands still.");
+    else if (this.source.canWait && !this.#isStopping) this.#pace();
+  }
+
+  #pace() {
+    if (this.feed.behindSeconds > FILE_AHEAD_SECONDS) this.source.hold();
+    else if (this.source.isHeld && this.feed.behindSeconds === 0) this.source.go(this.sound.end / this.rate);
   }
 
   #end(message) {
     this.#isOver = true;
-    for (const timer of this.#timers) clearTimeout(timer);
+    clearTimeout(this.#retry);
+    clearInterval(this.#ticker);
     this.source.stop();
-    this.#socket?.close();
+    this.#socket?.close(1000);
+    this.#socket = null;
     this.#state("ended", message);
   }
 
+  /** Ends without having heard the end of the stream. */
+  #giveUp(message) {
+    const [from, to] = [this.axis.answered / this.rate, this.sound.end / this.rate];
+    if (to > from) this.listener.onGap(from, to);
+    this.#end(message);
+  }
+
   #wantKey(message) {
-    this.#end(`Ended by the server: ${message}`);
+    this.#giveUp(`Ended by the server: ${message}`);
     this.listener.onKey(message);
+  }
+
+  /** Gives up a connection of which the browser does not know yet that it is of no use. */
+  #leave(reason) {
+    this.#socket.close(BROKEN);
+    this.#part();
+    this.#comeBack(reason);
+  }
+
+  #part() {
+    this.#socket = null;
+    this.#isReady = false;
+    this.feed.leave();
+    this.#brokenAt ??= performance.now();
+    if (this.source.canWait) this.source.hold();
   }
 
   async #closed(code) {
     const wasReady = this.#isReady;
-    this.#isReady = false;
-    for (const timer of this.#timers) clearTimeout(timer);
-    if (this.#isOver) return;
-    if (this.source.canWait) this.source.hold();
-    if (code === 1000 || this.#isStopping) {
-      this.#end("Done.");
-    } else if (code === 4401) {
-      this.#wantKey(this.#error?.message ?? "it wants an API key");
-    } else if (this.#error ? !this.#error.retryable && FINAL_CODES.has(code) : FINAL_CODES.has(code)) {
-      this.#end(`Ended by the server: ${this.#error?.message ?? `code ${code}`}`);
-    } else {
-      const reason = wasReady ? this.#whyLost(code) : await whyRefused();
+    this.#part();
+    if (code === 1000) this.#end("Done.");
+    else if (code === 4401) this.#wantKey(this.#error?.message ?? "it wants an API key");
+    else if (isFinal(code, this.#error)) this.#giveUp(`Ended by the server: ${this.#error?.message ?? `code ${code}`}`);
+    else {
+      const reason = wasReady ? whyLost(code, this.#error) : await whyRefused();
       if (!this.#isOver) this.#comeBack(reason);
     }
   }
 
-  #whyLost(code) {
-    if (this.#error) return this.#error.message;
-    return code === 1001 ? "The server went away." : "The connection was lost.";
-  }
-
   #comeBack(reason) {
-    const backOff = Math.min(MAX_DELAY_SECONDS, 0.5 * 2 ** this.#failures) * (0.75 + Math.random() / 2);
-    const delay = Math.max(backOff, this.#error?.retry_after_s ?? 0);
+    if (this.#isStopping && performance.now() - this.#stoppedAt > RESUME_SECONDS * 1000) {
+      this.#giveUp(`Stopped. ${reason}`);
+      return;
+    }
+    const pause = pauseSeconds(this.#failures, this.#brokenSeconds, this.#error?.retry_after_s, Math.random());
     this.#failures += 1;
-    this.#state("waiting", `${reason} Reconnecting in ${Math.max(1, Math.round(delay))} s…`);
-    this.#later(delay, () => this.open());
-  }
-}
-
-/** A refused upgrade tells a browser nothing but 1006: readiness says why, and for a server that is ready its capacity. */
-export async function whyRefused() {
-  try {
-    const answer = await ask("health/ready");
-    if (!answer.ok) return `The server does not take streams: ${messageIn(await answer.text()) ?? `status ${answer.status}`}.`;
-    const capacity = await ask("v1/capacity");
-    if (!capacity.ok) return "The server is ready but did not take the stream.";
-    const { streams_open: open, streams_limit: limit } = await capacity.json();
-    if (open < limit) return `The server did not take the stream, and has places now: ${open} of ${limit} streams are open.`;
-    return `The server is full: ${open} of ${limit} streams are open.`;
-  } catch {
-    return navigator.onLine ? "The server cannot be reached." : "This device is offline.";
-  }
-}
-
-function ask(path) {
-  return fetch(new URL(path, ROOT), { cache: "no-store" });
-}
-
-function messageIn(text) {
-  try {
-    return JSON.parse(text).error.message;
-  } catch {
-    return null;
+    const isHearing = this.#hasStarted && !this.source.canWait && !this.#isStopping;
+    const meanwhile = isHearing ? ` The last ${this.keepSeconds} s of sound are kept.` : "";
+    this.#state("waiting", `${reason} Reconnecting in ${Math.max(1, Math.round(pause))} s…${meanwhile}`);
+    this.#retry = setTimeout(() => this.open(), pause * 1000);
   }
 }

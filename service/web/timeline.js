@@ -31,6 +31,7 @@ export class Timeline {
     const toX = (seconds) => ((seconds - view.from) / (view.to - view.from)) * width;
     this.#drawAxis(pen, view, toX, height, colours);
     if (!history) return;
+    this.#drawGaps(pen, history.gaps.stretches, view, toX, height, colours);
     const windows = history.within(view.from, view.to);
     this.#choose(windows, history.labels.length, count);
     const borders = segmentBorders(windows);
@@ -72,6 +73,19 @@ export class Timeline {
     pen.strokeText(name, 6, y);
     pen.fillStyle = colours.text;
     pen.fillText(name, 6, y);
+  }
+
+  #drawGaps(pen, gaps, view, toX, height, colours) {
+    pen.font = "11px system-ui, sans-serif";
+    pen.fillStyle = colours.muted;
+    for (const { from, to } of gaps) {
+      if (to <= view.from || from >= view.to) continue;
+      const left = Math.max(0, toX(from));
+      pen.globalAlpha = 0.2;
+      pen.fillRect(left, 0, Math.max(2, toX(to) - left), height - AXIS_HEIGHT + 4);
+      pen.globalAlpha = 1;
+      pen.fillText("lost", left + 3, height - AXIS_HEIGHT - 2);
+    }
   }
 
   #drawAxis(pen, { from, to }, toX, height, colours) {

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from urllib.parse import urlsplit
 
 import pytest
 
@@ -18,47 +14,9 @@ from service.client.sent import SentFrames
 from service.streaming.messages import Flush, KeepAlive, Ready, ServerMessage, Summary, Tags
 from tests.support.app_server import serving
 from tests.support.runners import level
+from tests.support.wire import Wire, wired
 
 PIECE = level(1, 1600).tobytes()
-
-
-class Wire:
-    """A network between client and server that can be cut."""
-
-    def __init__(self, url: str) -> None:
-        self._target = urlsplit(url)
-        self._writers: list[asyncio.StreamWriter] = []
-        self.num_connections = 0
-        self.url = ""
-
-    async def carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.num_connections += 1
-        far_reader, far_writer = await asyncio.open_connection(self._target.hostname, self._target.port)
-        self._writers += [writer, far_writer]
-        await asyncio.gather(pipe(reader, far_writer), pipe(far_reader, writer))
-
-    def cut(self) -> None:
-        for writer in self._writers:
-            writer.transport.abort()
-        self._writers.clear()
-
-
-async def pipe(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    with contextlib.suppress(OSError):
-        while data := await reader.read(65_536):
-            writer.write(data)
-            await writer.drain()
-    writer.close()
-
-
-@asynccontextmanager
-async def wired(url: str) -> AsyncIterator[Wire]:
-    wire = Wire(url)
-    server = await asyncio.start_server(wire.carry, "127.0.0.1", 0)
-    wire.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-    async with server:
-        yield wire
-        wire.cut()
 
 
 def said(messages: list[ServerMessage]) -> list[dict[str, object]]:
