@@ -23,7 +23,7 @@ class LiveShare:
 
     Args:
         share: Which part of what the model can do they may ask for together, above 0. The rest is for clips and bulk, and what
-            keeps the queue short.
+            keeps the queue short. Above 1 nobody is refused.
     """
 
     def __init__(self, share: float) -> None:
@@ -75,7 +75,7 @@ class LiveShare:
             QueueFull: There is too little.
         """
         others = self.asked - held
-        if self._num_streams == (held > 0) or wanted <= held:
+        if self._share > 1 or self._num_streams == (held > 0) or wanted <= held:
             return
         possible = self.possible
         if possible is not None and others + wanted > self._share * possible:

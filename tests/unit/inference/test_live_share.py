@@ -71,6 +71,14 @@ def test_as_long_as_nothing_was_measured_everybody_is_taken() -> None:
         live.take(10.0)
 
 
+def test_a_share_of_more_than_there_is_refuses_nobody() -> None:
+    live = measured(1.0, share=1.5)
+    for _ in range(10):
+        live.take(1.0)
+        live.record_window(is_late=True)
+    assert live.asked == 10
+
+
 def test_the_cheapest_batch_size_says_what_the_model_can_do() -> None:
     live = LiveShare(1.0)
     live.record_run(1, 0.1)
