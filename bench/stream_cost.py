@@ -63,7 +63,7 @@ def make_plan(measure_seconds: float) -> Plan:
         slo_seconds=0.5,
         settle_seconds=1.0,
         measure_seconds=measure_seconds,
-        grace_seconds=0.5,
+        grace_seconds=2.0,
         num_generators=1,
         speed=SPEED,
     )

@@ -223,7 +223,7 @@ class Settings(BaseSettings):
         "By default sonotag/capacity.json in XDG_STATE_HOME, or in ~/.local/state.",
     )
     live_share: float = Field(
-        0.8,
+        0.7,
         gt=0,
         le=1000,
         description="Which part of the windows a second that a model can do now live streams may ask for together; one that "

@@ -26,7 +26,8 @@ def write_cost(folder: Path, cost: StreamCost) -> None:
 
 def write_run(folder: Path) -> None:
     times = [
-        {"name": "Sonotag fp32", "batch": 1, "seconds": {"median": 0.030}},
+        {"name": "Sonotag fp32", "batch": 1, "seconds": {"median": 0.060}},
+        {"name": "Sonotag int8", "batch": 1, "seconds": {"median": 0.030}},
         {"name": "transformers eager fp32", "batch": 1, "seconds": {"median": 0.060}},
         {"name": "torch.compile fp32", "batch": 1, "seconds": None},
     ]
@@ -42,7 +43,13 @@ def test_a_run_that_measured_everything_says_of_each_goal_whether_it_was_reached
     goals = read_goals(tmp_path)
     assert [goal.is_reached for goal in goals] == [True, False, True, True, True, True, True, False]
     text = to_markdown(goals)
-    for told in ("2.00 times (batch 1)", "0.85 (42.5 of 50.0 windows/s)", "24 on 2 cores", "0.035 MB", "0.600 MB"):
+    for told in (
+        "int8: 2.00 times (batch 1); fp32: 1.00 times (batch 1)",
+        "0.85 (42.5 of 50.0 windows/s)",
+        "24 on 2 cores",
+        "0.035 MB",
+        "0.600 MB",
+    ):
         assert f"| {told} |" in text
     assert "| 1.00 times (1.50 to 1.50 ms) | reached |" in text
     assert "| 6.00 ms | missed |" in text
