@@ -23,6 +23,7 @@ from service.keeper.topics import (
     SWAP_MODELS,
     Nothing,
     Prepared,
+    Swapped,
 )
 from service.logs import log_event
 from service.services import Services
@@ -84,6 +85,7 @@ class Reloading:
             except Exception:
                 logger.exception("the models cannot be reloaded, the old ones serve on")
                 return Prepared(reason="the new models could not be loaded; the log says why")
+            log_event(logger, logging.INFO, "the new models are ready, and wait for those of the other workers")
             return Prepared()
 
     async def _make_ready(self) -> tuple[Catalog, StreamLimit]:
@@ -105,25 +107,30 @@ class Reloading:
         if new is not None:
             await asyncio.to_thread(new[0].abandon)
 
-    def _swap(self, _asker: int, _question: Nothing) -> Nothing:
+    def _swap(self, _asker: int, _question: Nothing) -> Swapped:
         prepared, self._new = self._new, None
         if prepared is None:
-            return Nothing()  # it started after the others were asked, with what is in the folders
+            return Swapped()  # it has changed, or started after the others were asked, with what is in the folders
         new, limit = prepared
         services, old = self._services, self._services.catalog
+        try:  # what may fail comes first: on a full disk, say, the metrics have no room for another name
+            new.start()
+            services.metrics.models_retired([batcher.spec for batcher in old])
+            self._announce(new)
+        except Exception:
+            logger.exception("the new models cannot take over")
+            self._keep(new.stop())
+            return Swapped(reason="the new models were loaded and could not take over; the log says why")
         for older in services.retiring:
             older.users.dismiss()  # no more than three of each model at a time
-        new.start()
         services.retiring.append(old)
         services.catalog = new
-        services.metrics.models_retired([batcher.spec for batcher in old])
-        self._announce(new)
         services.stream_limit = limit
         services.metrics.stream_limit_changed(limit.streams)
         for batcher in new:
             log_event(logger, logging.INFO, "a model is reloaded", model=batcher.spec.name, sha256=batcher.spec.source_sha256)
         self._keep(self._retire(old))
-        return Nothing()
+        return Swapped()
 
     async def _retire(self, old: Catalog) -> None:
         """Close a catalog when its last user has left."""

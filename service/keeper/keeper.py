@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from typing import Final, Protocol, TypeVar
 
 from service.errors import Unavailable
@@ -67,6 +67,7 @@ class Keeper:
     Args:
         settings: The whole service's settings.
         clock: Seconds, rising; quotas are counted by it.
+        replace: Ends a worker, by its number, so that another takes its place; None where there is one process.
 
     Attributes:
         desk: Who answers what workers ask.
@@ -75,13 +76,19 @@ class Keeper:
         reloads: Changes the models of all workers.
     """
 
-    def __init__(self, settings: Settings, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        replace: Callable[[int], None] | None = None,
+    ) -> None:
         self.desk = Desk()
         self._accounts = Accounts(self.desk, clock)
         self.places = StreamPlaces(settings.max_streams)
         self.parked = ParkedStreams()
         self._ports: dict[int, Port] = {}
-        self.reloads = Reloads(self.desk, self.ask_all)
+        self.reloads = Reloads(self.desk, self.ask_all, replace)
         self.desk.add(HELLO, _greet)
         self.desk.add(TAKE_PLACE, self._take_place)
         self.desk.add(LEAVE_PLACE, self._leave_place)
@@ -112,9 +119,11 @@ class Keeper:
             raise Unavailable(f"worker {worker} is gone")
         return await port.ask(topic, question, seconds=seconds)
 
-    async def ask_all(self, topic: Topic[Q, A], question: Q, *, seconds: float = ASK_SECONDS) -> dict[int, A | Unavailable]:
-        """Ask every worker at once; one that is gone or does not answer in time has the error in place of its answer."""
-        workers = tuple(self._ports)
+    async def ask_all(
+        self, topic: Topic[Q, A], question: Q, *, seconds: float = ASK_SECONDS, among: Collection[int] | None = None
+    ) -> dict[int, A | Unavailable]:
+        """Ask every worker at once, or these; one that is gone or does not answer in time has the error for its answer."""
+        workers = tuple(self._ports if among is None else among)
         answers = await asyncio.gather(
             *(self.ask_worker(worker, topic, question, seconds=seconds) for worker in workers), return_exceptions=True
         )
