@@ -8,7 +8,6 @@ left; streams are told to after SONOTAG_RELOAD_SECONDS.
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
 from collections.abc import Awaitable, Callable
 
@@ -26,6 +25,7 @@ from service.keeper.topics import (
     Swapped,
 )
 from service.logs import log_event
+from service.memory import release_memory
 from service.services import Services
 
 logger = logging.getLogger(__name__)
@@ -106,6 +106,8 @@ class Reloading:
         new, self._new = self._new, None
         if new is not None:
             await asyncio.to_thread(new[0].abandon)
+            del new
+            await asyncio.to_thread(release_memory)
 
     def _swap(self, _asker: int, _question: Nothing) -> Swapped:
         prepared, self._new = self._new, None
@@ -148,8 +150,7 @@ class Reloading:
         for batcher in self._services.catalog:  # the old one spoke of its queue to the last
             self._services.metrics.queue_depth(batcher.spec.name, batcher.depth)
         del old
-        # Its parts know each other, and the collector, which would give back their buffers, may not come by for hours.
-        await asyncio.to_thread(gc.collect)
+        await asyncio.to_thread(release_memory)
         log_event(logger, logging.INFO, "the old models are closed")
 
     def _keep(self, work: Awaitable[None]) -> None:
