@@ -17,8 +17,10 @@ from service.keeper.places import StreamPlaces
 from service.keeper.reloads import Reloads
 from service.keeper.topics import (
     COUNT_PLACES,
+    DESCRIBE_STREAM,
     DROP_STREAM,
     FETCH_STREAM,
+    FIND_STREAM,
     GIVE_STREAM,
     HELLO,
     LEAVE_PLACE,
@@ -33,6 +35,7 @@ from service.keeper.topics import (
     ParkedStream,
     Place,
     Places,
+    StreamDemand,
     StreamState,
     StreamToken,
     TakePlace,
@@ -93,6 +96,7 @@ class Keeper:
         self.desk.add(TAKE_PLACE, self._take_place)
         self.desk.add(LEAVE_PLACE, self._leave_place)
         self.desk.add(COUNT_PLACES, self._count_places)
+        self.desk.add(FIND_STREAM, self._find_stream)
         self.desk.add(FETCH_STREAM, self._fetch_stream)
         self.desk.add(PARK_STREAM, self._park_stream)
         self.desk.add(UNPARK_STREAM, self._unpark_stream)
@@ -162,15 +166,21 @@ class Keeper:
         self.parked.remove(question.token)
         return Nothing()
 
+    async def _find_stream(self, _worker: int, question: StreamToken) -> StreamDemand:
+        return await self._ask_holder(DESCRIBE_STREAM, question, ASK_SECONDS) or StreamDemand()
+
     async def _fetch_stream(self, _worker: int, question: StreamToken) -> StreamState:
+        return await self._ask_holder(GIVE_STREAM, question, GIVE_SECONDS) or StreamState(state=None)
+
+    async def _ask_holder(self, topic: Topic[StreamToken, A], question: StreamToken, seconds: float) -> A | None:
         """Ask the worker whose number the token begins with; one that is dead has taken its streams along."""
         digits = question.token.partition(".")[0]
         if not (digits.isascii() and digits.isdecimal()) or int(digits) not in self._ports:
-            return StreamState(state=None)
+            return None
         try:
-            return await self.ask_worker(int(digits), GIVE_STREAM, question, seconds=GIVE_SECONDS)
+            return await self.ask_worker(int(digits), topic, question, seconds=seconds)
         except Unavailable:
-            return StreamState(state=None)
+            return None
 
 
 def _greet(worker: int, _hello: Hello) -> Welcome:

@@ -108,6 +108,18 @@ class StreamState(Message):
     state: str | None
 
 
+class StreamDemand(Message):
+    """What such a stream asks of which model, in windows a second; no model where nobody has the stream."""
+
+    model: str | None = None
+    windows_per_second: float = 0.0
+
+
+FIND_STREAM: Final = Topic("find_stream", StreamToken, StreamDemand)
+"""To the keeper, which asks the worker that the token names. The stream stays where it is: whoever wants to go on with it must
+know first whether it may."""
+DESCRIBE_STREAM: Final = Topic("describe_stream", StreamToken, StreamDemand)
+"""To that worker."""
 FETCH_STREAM: Final = Topic("fetch_stream", StreamToken, StreamState)
 """To the keeper, which asks the worker that the token names."""
 GIVE_STREAM: Final = Topic("give_stream", StreamToken, StreamState)
