@@ -11,8 +11,10 @@ def release_memory() -> None:
 
     The parts of a model know each other, and the collector, which would free them, may not come by for hours. And what is freed
     stays with the process: glibc gives back what lies at the end of a heap only, and a model's buffers lie below what was made
-    after them. (The embedded model: 50 MiB after each reload, up to 70 after several; with this none.) Other C libraries than
-    glibc do without.
+    after them. Other C libraries than glibc do without.
+
+    The embedded model in int8, anonymous memory of the process: 143 MB when it serves, 163 after one reload, 188 after eight;
+    with this 94 and 111.
     """
     gc.collect()
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
