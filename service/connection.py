@@ -1,31 +1,43 @@
-"""One HTTP connection of the server: uvicorn's, with a limit on how long a request's head may take to come.
+"""One HTTP connection of the server: uvicorn's, with limits on how slowly a head may come and an answer may be taken.
 
 uvicorn closes a connection that is idle after an answer. One that never sends a request, or sends its head a byte at a time,
 would stay for ever, and a few thousand of them take every descriptor. (A body that comes slowly is `service.api.uploads`'s.)
+And an answer that comes line by line waits for a client that does not read: for ever, with its file, its decoder and its places
+in the queue.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import ClassVar
 
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from service.api.error_handlers import error_response
+from service.api.uploads import MIN_BYTES_PER_SECOND
 from service.errors import RequestTimeout
+from service.logs import log_event
+
+logger = logging.getLogger(__name__)
 
 
 class TimedConnection(H11Protocol):
-    """A connection that is closed when a head, or the rest of a body that nobody waits for, takes too long.
+    """A connection that is closed when a head, or the rest of a body that nobody waits for, takes too long; and cut off when
+    its client does not read.
 
     Attributes:
-        head_seconds: How long. The class that `timed_connection` returns knows it.
+        head_seconds: How long a head may take. The class that `timed_connection` returns knows it.
+        send_seconds: How long a client may take next to nothing, where something waits for it.
     """
 
     head_seconds: ClassVar[float]
+    send_seconds: ClassVar[float]
 
     _head_timer: asyncio.TimerHandle | None = None
+    _send_timer: asyncio.TimerHandle | None = None
+    _num_unsent_bytes = 0
     _has_begun = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -42,7 +54,18 @@ class TimedConnection(H11Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """See asyncio."""
         self._forget()
+        self._note_taken()
         super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        """See asyncio: what is sent is not taken as fast."""
+        super().pause_writing()
+        self._watch_reader()
+
+    def resume_writing(self) -> None:
+        """See asyncio: nearly all is taken."""
+        self._note_taken()
+        super().resume_writing()
 
     def on_response_complete(self) -> None:
         """See uvicorn: its timer of idle connections begins."""
@@ -65,6 +88,25 @@ class TimedConnection(H11Protocol):
             self._head_timer.cancel()
             self._head_timer = None
 
+    def _watch_reader(self) -> None:
+        self._num_unsent_bytes = self.transport.get_write_buffer_size()
+        self._send_timer = self.loop.call_later(self.send_seconds, self._judge_reader)
+
+    def _note_taken(self) -> None:
+        if self._send_timer is not None:
+            self._send_timer.cancel()
+            self._send_timer = None
+
+    def _judge_reader(self) -> None:
+        """Cut off a client that took less than may come of a body: who answers it learns that it has left."""
+        num_unsent = self.transport.get_write_buffer_size()
+        if self._num_unsent_bytes - num_unsent >= MIN_BYTES_PER_SECOND * self.send_seconds:
+            self._watch_reader()
+            return
+        self._send_timer = None
+        log_event(logger, logging.INFO, "a client does not read and is cut off (SONOTAG_SEND_SECONDS)", unsent_bytes=num_unsent)
+        self.transport.abort()
+
     def _give_up(self) -> None:
         self._head_timer = None
         if self.transport.is_closing():
@@ -83,6 +125,6 @@ class TimedConnection(H11Protocol):
             self.transport.write(self.conn.send(event) or b"")
 
 
-def timed_connection(head_seconds: float) -> type[TimedConnection]:
-    """Return the class of connections for a limit: uvicorn makes them, and gives them nothing of ours."""
-    return type("TimedConnection", (TimedConnection,), {"head_seconds": head_seconds})
+def timed_connection(*, head_seconds: float, send_seconds: float) -> type[TimedConnection]:
+    """Return the class of connections for these limits: uvicorn makes them, and gives them nothing of ours."""
+    return type("TimedConnection", (TimedConnection,), {"head_seconds": head_seconds, "send_seconds": send_seconds})

@@ -25,6 +25,7 @@ from prometheus_client.metrics_core import GaugeMetricFamily
 from service.gpus import GpuReader
 from service.inference.runner import ModelSpec
 from service.observer import DecoderFailure, DropReason, Source, Stage, WasteReason
+from service.worker_order import ReplacementCause
 
 MULTIPROCESS_VARIABLE: Final = "PROMETHEUS_MULTIPROC_DIR"
 STAGES: Final = ("decode", "resample", "queue", "infer", "postprocess")
@@ -33,6 +34,7 @@ SOURCES: Final = ("clip", "stream")
 WASTE_REASONS: Final = ("left", "late")
 REFUSALS: Final = ("full", "draining", "not_ready")
 DECODER_FAILURES: Final = ("crash", "time", "memory")
+REPLACEMENT_CAUSES: Final[tuple[ReplacementCause, ...]] = ("died", "hung", "stalled", "reload")
 # One for each close code of the contract, and the ends that send none.
 STREAM_OUTCOMES: Final = (
     "done",
@@ -194,6 +196,12 @@ class Metrics:
         self._workers_ready = Gauge(
             "sonotag_workers_ready", "Workers that take new work now.", registry=registry, multiprocess_mode="livesum"
         )
+        self._workers_replaced = Counter(
+            "sonotag_workers_replaced",
+            "Workers started in the place of others, by what became of those.",
+            ["cause"],
+            registry=registry,
+        )
         self._build_info = Gauge(
             "sonotag_build_info",
             "1, with the versions that run.",
@@ -216,6 +224,8 @@ class Metrics:
             self._refusals.labels(refusal)
         for failure in DECODER_FAILURES:
             self._decoder_failures.labels(failure)
+        for cause in REPLACEMENT_CAUSES:
+            self._workers_replaced.labels(cause)
         self._build_info.labels(_version_of("sonotag"), platform.python_version(), _onnxruntime_version()).set(1)
 
     def service_configured(self, *, num_workers: int, max_streams: int, max_lag_seconds: float) -> None:
@@ -227,6 +237,10 @@ class Metrics:
     def readiness_changed(self, is_ready: bool) -> None:
         """This process takes new work from now on, or no longer."""
         self._workers_ready.set(is_ready)
+
+    def worker_replaced(self, cause: ReplacementCause) -> None:
+        """This process is there because of what became of another one; said once."""
+        self._workers_replaced.labels(cause).inc()
 
     def model_loaded(self, spec: ModelSpec, *, max_queue_windows: int, fell_back: bool) -> None:
         """A model is served from now on.

@@ -8,7 +8,6 @@ left; streams are told to after SONOTAG_RELOAD_SECONDS.
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
 from collections.abc import Awaitable, Callable
 
@@ -23,8 +22,10 @@ from service.keeper.topics import (
     SWAP_MODELS,
     Nothing,
     Prepared,
+    Swapped,
 )
 from service.logs import log_event
+from service.memory import release_memory
 from service.services import Services
 
 logger = logging.getLogger(__name__)
@@ -84,6 +85,7 @@ class Reloading:
             except Exception:
                 logger.exception("the models cannot be reloaded, the old ones serve on")
                 return Prepared(reason="the new models could not be loaded; the log says why")
+            log_event(logger, logging.INFO, "the new models are ready, and wait for those of the other workers")
             return Prepared()
 
     async def _make_ready(self) -> tuple[Catalog, StreamLimit]:
@@ -104,26 +106,33 @@ class Reloading:
         new, self._new = self._new, None
         if new is not None:
             await asyncio.to_thread(new[0].abandon)
+            del new
+            await asyncio.to_thread(release_memory)
 
-    def _swap(self, _asker: int, _question: Nothing) -> Nothing:
+    def _swap(self, _asker: int, _question: Nothing) -> Swapped:
         prepared, self._new = self._new, None
         if prepared is None:
-            return Nothing()  # it started after the others were asked, with what is in the folders
+            return Swapped()  # it has changed, or started after the others were asked, with what is in the folders
         new, limit = prepared
         services, old = self._services, self._services.catalog
+        try:  # what may fail comes first: on a full disk, say, the metrics have no room for another name
+            new.start()
+            services.metrics.models_retired([batcher.spec for batcher in old])
+            self._announce(new)
+        except Exception:
+            logger.exception("the new models cannot take over")
+            self._keep(new.stop())
+            return Swapped(reason="the new models were loaded and could not take over; the log says why")
         for older in services.retiring:
             older.users.dismiss()  # no more than three of each model at a time
-        new.start()
         services.retiring.append(old)
         services.catalog = new
-        services.metrics.models_retired([batcher.spec for batcher in old])
-        self._announce(new)
         services.stream_limit = limit
         services.metrics.stream_limit_changed(limit.streams)
         for batcher in new:
             log_event(logger, logging.INFO, "a model is reloaded", model=batcher.spec.name, sha256=batcher.spec.source_sha256)
         self._keep(self._retire(old))
-        return Nothing()
+        return Swapped()
 
     async def _retire(self, old: Catalog) -> None:
         """Close a catalog when its last user has left."""
@@ -141,8 +150,7 @@ class Reloading:
         for batcher in self._services.catalog:  # the old one spoke of its queue to the last
             self._services.metrics.queue_depth(batcher.spec.name, batcher.depth)
         del old
-        # Its parts know each other, and the collector, which would give back their buffers, may not come by for hours.
-        await asyncio.to_thread(gc.collect)
+        await asyncio.to_thread(release_memory)
         log_event(logger, logging.INFO, "the old models are closed")
 
     def _keep(self, work: Awaitable[None]) -> None:

@@ -216,7 +216,7 @@ def make_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
         ForwardedHeaders(app, settings.trusted_proxies),
         lifespan="on",
         loop="uvloop",
-        http=timed_connection(settings.receive_timeout_seconds),
+        http=timed_connection(head_seconds=settings.receive_timeout_seconds, send_seconds=settings.send_seconds),
         log_config=None,
         access_log=False,
         server_header=False,

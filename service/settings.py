@@ -250,8 +250,9 @@ class Settings(BaseSettings):
         30,
         gt=0,
         le=3600,
-        description="A client that takes nothing of what is sent to it for this long is told so and closed. A network that is "
-        "gone for half a minute is seldom back soon.",
+        description="A client that takes nothing of what is sent to it for this long is told so and closed; by HTTP, where "
+        "nothing can be told in the middle of an answer, it is cut off. A network that is gone for half a minute is seldom "
+        "back soon.",
     )
     max_lag_seconds: float = Field(
         2,

@@ -4,6 +4,9 @@ The worker that had a stream keeps it, with its state as it is: nothing is copie
 Whoever takes the new connection asks the keeper, which asks the worker that the token names (`service.keeper`). A client may be
 back before its old connection is known to be broken: then that one is left first. With the worker its streams are gone.
 
+A stream that is kept holds no place and asks nothing of the model: whoever wants to go on with it takes a place, learns what
+the stream asks for, has that admitted, and only then takes the stream. One that is refused may come again: it is still there.
+
 A stream is given to the API key that opened it and to no other. The keeper counts what is kept: the oldest go when there are
 more than may be open.
 """
@@ -17,18 +20,22 @@ from dataclasses import dataclass
 from service.errors import Unavailable
 from service.keeper.client import KeeperClient
 from service.keeper.keeper import GIVE_SECONDS
+from service.keeper.link import ASK_SECONDS
 from service.keeper.topics import (
+    DESCRIBE_STREAM,
     DROP_STREAM,
     FETCH_STREAM,
+    FIND_STREAM,
     GIVE_STREAM,
     PARK_STREAM,
     UNPARK_STREAM,
     Nothing,
     ParkedStream,
+    StreamDemand,
     StreamState,
     StreamToken,
 )
-from service.streaming.driver import StreamDriver
+from service.streaming.driver import Demand, StreamDriver
 
 MAX_TOKEN_CHARACTERS = 100
 
@@ -52,6 +59,7 @@ class StreamParking:
         self._keeper = keeper
         self._seconds = keep_seconds
         self._kept: dict[str, _Kept] = {}
+        keeper.desk.add(DESCRIBE_STREAM, self._describe)
         keeper.desk.add(GIVE_STREAM, self._give)
         keeper.desk.add(DROP_STREAM, self._drop_oldest)
 
@@ -82,6 +90,18 @@ class StreamParking:
         """See `Resumption`."""
         self._kept.pop(token, None)
 
+    async def find(self, token: str, owner: str) -> Demand | None:
+        """See `Resumption`."""
+        if len(token) > MAX_TOKEN_CHARACTERS:
+            return None
+        if (kept := self._kept.get(token)) is not None and kept.expiry is None:
+            return None
+        try:
+            answer = await self._keeper.ask(FIND_STREAM, StreamToken(token=token, owner=owner), seconds=ASK_SECONDS + 1)
+        except Unavailable:
+            return None
+        return None if answer.model is None else Demand(answer.model, answer.windows_per_second)
+
     async def fetch(self, token: str, owner: str) -> str | None:
         """See `Resumption`."""
         if len(token) > MAX_TOKEN_CHARACTERS:
@@ -91,6 +111,13 @@ class StreamParking:
         except Unavailable:
             return None  # without the supervisor nobody can be asked
         return answer.state
+
+    def _describe(self, _asker: int, question: StreamToken) -> StreamDemand:
+        kept = self._kept.get(question.token)
+        demand = kept.driver.demand if kept is not None and kept.owner == question.owner else None
+        return (
+            StreamDemand() if demand is None else StreamDemand(model=demand.model, windows_per_second=demand.windows_per_second)
+        )
 
     async def _give(self, _asker: int, question: StreamToken) -> StreamState:
         kept = self._kept.get(question.token)
@@ -149,6 +176,10 @@ class OwnParking:
     def drop(self, token: str) -> None:
         """See `Resumption`."""
         self._parking.drop(token)
+
+    async def find(self, token: str) -> Demand | None:
+        """See `Resumption`."""
+        return await self._parking.find(token, self._owner)
 
     async def fetch(self, token: str) -> str | None:
         """See `Resumption`."""

@@ -37,7 +37,7 @@ from service.logs import log_event
 from service.metrics import MULTIPROCESS_VARIABLE, forget_worker
 from service.settings import Settings
 from service.sockets import announce, describe, listen, remove_unix_socket
-from service.worker_order import READY, Order
+from service.worker_order import READY, Order, ReplacementCause
 
 _logger = logging.getLogger(__name__)
 
@@ -77,10 +77,12 @@ class Supervisor:
         self._child = child
         self._metrics_folder = metrics_folder
         self._on_ready = on_ready
-        self._keeper = Keeper(settings)
+        self._keeper = Keeper(settings, replace=self._replace_worker)
         self._reloads: set[asyncio.Task[Reloaded]] = set()
         self._num_started = 0
         self._processes: dict[int, Process] = {}
+        self._numbered: dict[int, Process] = {}
+        self._causes: dict[int, ReplacementCause] = {}
         self._ready: set[int] = set()
         self._was_ready = False
         self._stopping = asyncio.Event()
@@ -107,6 +109,7 @@ class Supervisor:
 
     async def _keep_worker(self, index: int) -> None:
         backoff = FIRST_BACKOFF_SECONDS
+        cause: ReplacementCause | None = None
         while not self._stopping.is_set():
             started = time.monotonic()
             ours, theirs = socket.socketpair()
@@ -115,7 +118,8 @@ class Supervisor:
             link = Link(ours, self._keeper.desk, number)
             watching: asyncio.Task[None] | None = None
             try:
-                process = await self._start_worker(index, theirs)
+                process = await self._start_worker(index, theirs, cause)
+                self._numbered[number] = process
                 await link.start()
                 self._keeper.join(number, link)
                 watching = asyncio.create_task(self._watch_loop(index, link, process))
@@ -125,6 +129,7 @@ class Supervisor:
                     watching.cancel()
                 theirs.close()
                 self._keeper.leave(number)
+                self._numbered.pop(number, None)
                 await link.close()
             forget_worker(process.pid, str(self._metrics_folder))
             was_ready = index in self._ready
@@ -138,12 +143,13 @@ class Supervisor:
                 return
             if was_ready and time.monotonic() - started > _HEALTHY_SECONDS:
                 backoff = FIRST_BACKOFF_SECONDS
+            cause = self._causes.pop(process.pid, "hung" if code == exit_codes.HUNG else "died")
             log_event(_logger, logging.ERROR, "a worker died", worker=index, pid=process.pid, code=code, restart_in_s=backoff)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), backoff)
             backoff = min(2 * backoff, LONGEST_BACKOFF_SECONDS)
 
-    async def _start_worker(self, index: int, keeper_end: socket.socket) -> Process:
+    async def _start_worker(self, index: int, keeper_end: socket.socket, replaces: ReplacementCause | None) -> Process:
         fds = tuple(sock.fileno() for sock in self._sockets)
         process = await asyncio.create_subprocess_exec(
             *self._child.command,
@@ -160,7 +166,7 @@ class Supervisor:
         self._processes[index] = process
         assert process.stdin is not None
         # A new worker that answers 503 while it loads would take connections from those that are ready.
-        order = Order(self._settings, fds, keeper_end.fileno(), listens_when_ready=bool(self._ready))
+        order = Order(self._settings, fds, keeper_end.fileno(), listens_when_ready=bool(self._ready), replaces=replaces)
         process.stdin.write(pickle.dumps(order))
         keeper_end.close()  # the worker has it now, and its death must end the link
         if self._stopping.is_set():
@@ -196,6 +202,17 @@ class Supervisor:
                     return  # it ends, or has ended
                 num_missed += 1
         log_event(_logger, logging.ERROR, "a worker stands still (SONOTAG_WATCHDOG_SECONDS) and is killed", pid=process.pid)
+        self._kill(process, "stalled")
+
+    def _replace_worker(self, number: int) -> None:
+        """Kill the worker with this number in the keeper; what it holds is lost, but nobody knows what it would answer."""
+        process = self._numbered.get(number)
+        if process is not None:
+            self._kill(process, "reload")
+
+    def _kill(self, process: Process, cause: ReplacementCause) -> None:
+        if process.returncode is None:
+            self._causes.setdefault(process.pid, cause)
         _send(process, signal.SIGKILL)
 
     def _note_ready(self, index: int) -> None:

@@ -39,6 +39,8 @@ def run_worker(create_app: AppFactory) -> int:
     sockets = [socket.socket(fileno=fd) for fd in order.fds]
     try:
         app = create_app(settings, keeper=LinkedKeeper(socket.socket(fileno=order.keeper_fd)))
+        if order.replaces is not None:
+            app.state.metrics.worker_replaced(order.replaces)
         return serve_app(
             app,
             settings,

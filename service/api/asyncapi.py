@@ -13,6 +13,7 @@ from typing import Any, Final
 import pydantic
 from fastapi import APIRouter, Request
 
+from service.api.websocket import BEARER_PROTOCOL
 from service.audio.formats import MAX_RAW_CHANNELS, MAX_SAMPLE_RATE, MIN_SAMPLE_RATE
 from service.errors import ServiceError
 from service.postprocess.event_config import EventConfig
@@ -32,9 +33,29 @@ _ABOUT: Final = (
     "Live sound in, tags and events out. Binary frames are sound and nothing else, text frames are JSON objects with a `type`. "
     "The configuration comes in the query string, in a first `start`, or in both; what is given twice must be the same. The "
     "upgrade is refused with 503 and Retry-After when the service is full, drains or is not ready; anything else that is wrong "
-    "is told by an `error` before the close. Where the service has keys, one is sent as `Authorization: Bearer`, by browsers "
-    "as the subprotocol `sonotag.bearer.` with it, or as `token` a token of POST /v1/tokens."
+    "is told by an `error` before the close. Where the service has keys, one of the security schemes is needed."
 )
+_SECURITY_SCHEMES: Final[Schema] = {
+    "bearer": {
+        "type": "http",
+        "scheme": "bearer",
+        "description": "An API key, or a token of POST /v1/tokens: for programs.",
+    },
+    "subprotocol": {
+        "type": "httpApiKey",
+        "in": "header",
+        "name": "Sec-WebSocket-Protocol",
+        "description": f"The subprotocol `{BEARER_PROTOCOL}` with an API key or token behind it: for browsers, which can set "
+        "no other header. It is answered with, unless `sonotag.v1` is offered too.",
+    },
+    "token": {
+        "type": "httpApiKey",
+        "in": "query",
+        "name": "token",
+        "description": "A token of POST /v1/tokens, and no API key: addresses are written into logs.",
+    },
+}
+"""Any one of them will do."""
 
 
 def server_messages() -> dict[str, type[ServerMessage]]:
@@ -47,7 +68,8 @@ def server_messages() -> dict[str, type[ServerMessage]]:
 def describe_stream(request: Request) -> Schema:
     """The description of the websocket `/v1/stream`, as an AsyncAPI 3 document."""
     url = request.url
-    server: Schema = {"host": url.netloc, "protocol": "wss" if url.scheme == "https" else "ws"}
+    security = [{"$ref": f"#/components/securitySchemes/{name}"} for name in _SECURITY_SCHEMES]
+    server: Schema = {"host": url.netloc, "protocol": "wss" if url.scheme == "https" else "ws", "security": security}
     if root_path := request.scope.get("root_path"):
         server["pathname"] = root_path
     return {**make_document(), "servers": {"this": server}}
@@ -84,7 +106,7 @@ def make_document() -> Schema:
             "listen": _describe_operation("receive", "What a client sends", [AUDIO, *CLIENT_MESSAGES]),
             "answer": _describe_operation("send", "What the server sends", list(server_messages())),
         },
-        "components": {"messages": described, "schemas": schemas},
+        "components": {"messages": described, "schemas": schemas, "securitySchemes": _SECURITY_SCHEMES},
     }
 
 

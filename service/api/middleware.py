@@ -24,7 +24,7 @@ REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 ROUTE = "sonotag.route"
 """The key of a request's scope for the route that it would have taken, had it been let in."""
 CLIENT_CLOSED_REQUEST = 499
-"""What nginx logs for a client that left before its answer."""
+"""What nginx logs for a client that left before its answer; here also before the end of it."""
 
 
 def new_id() -> str:
@@ -78,7 +78,7 @@ class RequestContext:
             try:
                 await self._app(scope, receive, send_with_id)
             except ClientDisconnect:
-                pass
+                status = CLIENT_CLOSED_REQUEST  # also where it had got the head
             except Exception:
                 logger.exception("the request failed")
                 if not status:

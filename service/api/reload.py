@@ -16,9 +16,11 @@ router = APIRouter(tags=["models"], dependencies=SECURITY)
 
 
 class ReloadAnswer(pydantic.BaseModel):
-    """The names of the models that are served, now from what is in their folders."""
+    """The names of the models that are served, now from what is in their folders, and how many workers did not say in time that
+    they had changed and are replaced by others, which start with the new models."""
 
     models: list[str]
+    workers_replaced: int
 
 
 @router.post(
@@ -41,4 +43,4 @@ async def reload_models(request: Request) -> ReloadAnswer:
         reloaded = await services.keeper.ask(RELOAD_MODELS, Nothing(), seconds=RELOAD_SECONDS)
         if reloaded.reason is not None:
             raise ReloadFailed(f"the old models serve on: {reloaded.reason}")
-        return ReloadAnswer(models=list(services.catalog.names))
+        return ReloadAnswer(models=list(services.catalog.names), workers_replaced=reloaded.num_replaced)

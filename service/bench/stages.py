@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from urllib.parse import urlencode, urlsplit
 
 import numpy as np
 
 from service.bench.generator import Generators
-from service.bench.gpus import GpuWatch
+from service.bench.gpus import GpuUse, GpuWatch
 from service.bench.orders import ClipsOrder, ClipsResult, Interval, StreamsOrder, StreamsResult
+from service.bench.processes import Usage
 from service.bench.results import ClipStage, Percentiles, ServerUse, StreamStage
 from service.bench.target import Target, batch_sizes, total
 from service.inference.runner import Int16Array
@@ -67,6 +68,23 @@ class Plan:
         """Return over how long streams are opened: whole hops, so that their windows end evenly spread over a hop."""
         hop = self.hop_seconds / self.speed
         return hop * max(1, math.ceil(num_streams / OPENINGS_PER_SECOND / hop))
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """What a service has used and counted so far, each with its own time: they are not read at once.
+
+    Attributes:
+        usage: Of its processes; None where they are not ours.
+        used_at: When that was read, by a clock of seconds.
+        metrics: What it counted; see `Target.read_metrics`.
+        counted_at: The middle between question and answer, by the same clock.
+    """
+
+    usage: Usage | None
+    used_at: float
+    metrics: Mapping[str, float]
+    counted_at: float
 
 
 def run_streams_stage(target: Target, plan: Plan, num_streams: int, *, is_silent: bool = False) -> StreamStage:
@@ -153,21 +171,40 @@ def _watch(target: Target, interval: Interval) -> ServerUse:
     """Read what the service counts and uses at both ends of the interval."""
     time.sleep(max(0.0, interval.start - time.monotonic()))
     with GpuWatch() as gpus:
-        # The metrics are read outside the time in which its processor time is: a scrape is work too.
-        metrics, usage, began = target.read_metrics(), target.read_usage(), time.monotonic()
+        first = _sample(target)
         time.sleep(max(0.0, interval.end - time.monotonic()))
-        usage_after, ended = target.read_usage(), time.monotonic()
-    metrics_after = target.read_metrics()
-    elapsed = ended - began
-    windows = total(metrics_after, "sonotag_windows_scored_total") - total(metrics, "sonotag_windows_scored_total")
-    num_batches = total(metrics_after, f"{_BATCHES}_count") - total(metrics, f"{_BATCHES}_count")
+        last = _sample(target)
+    return server_use(first, last, gpus.uses)
+
+
+def _sample(target: Target) -> Sample:
+    # Usage first: it is read in a millisecond, while a service under load may answer late.
+    usage, used_at = target.read_usage(), time.monotonic()
+    asked_at = time.monotonic()
+    metrics = target.read_metrics()
+    return Sample(usage, used_at, metrics, (asked_at + time.monotonic()) / 2)
+
+
+def server_use(first: Sample, last: Sample, gpus: tuple[GpuUse, ...]) -> ServerUse:
+    """Return what a service did and used between two samples.
+
+    Args:
+        first: Of the beginning.
+        last: Of the end.
+        gpus: What was seen of its GPUs between.
+    """
+    windows = total(last.metrics, "sonotag_windows_scored_total") - total(first.metrics, "sonotag_windows_scored_total")
+    num_batches = total(last.metrics, f"{_BATCHES}_count") - total(first.metrics, f"{_BATCHES}_count")
+    cores = None
+    if first.usage is not None and last.usage is not None:
+        cores = (last.usage.cpu_seconds - first.usage.cpu_seconds) / (last.used_at - first.used_at)
     return ServerUse(
-        windows_per_second=windows / elapsed,
+        windows_per_second=windows / (last.counted_at - first.counted_at),
         mean_batch=windows / num_batches if num_batches else None,
-        batches=batch_sizes(metrics, metrics_after),
-        cores=None if usage is None or usage_after is None else (usage_after.cpu_seconds - usage.cpu_seconds) / elapsed,
-        memory_bytes=None if usage_after is None else usage_after.memory_bytes,
-        gpus=gpus.uses,
+        batches=batch_sizes(first.metrics, last.metrics),
+        cores=cores,
+        memory_bytes=None if last.usage is None else last.usage.memory_bytes,
+        gpus=gpus,
     )
 
 

@@ -15,6 +15,7 @@ import httpx
 
 from service.bench.processes import Usage, read_usage
 from service.child import python_module
+from service.client.errors import connection_reason
 from service.errors import SonotagError
 
 _READY = re.compile(r"Sonotag is ready on (\S+)")
@@ -62,7 +63,7 @@ class Target:
             response = httpx.get(self.url + path, headers=self._headers, timeout=30)
             response.raise_for_status()
         except httpx.HTTPError as error:
-            raise TargetError(f"no answer from {self.url}{path}: {str(error) or type(error).__name__}") from error
+            raise TargetError(f"no answer from {self.url}{path}: {connection_reason(error)}") from error
         return response
 
     def describe(self) -> ModelFacts:

@@ -16,7 +16,7 @@ import pydantic
 from websockets.asyncio.client import ClientConnection
 
 from service.answers import CapacityAnswer, ClassifyQuery, ClipAnswer
-from service.client.errors import BadAnswer, Unreachable, response_error
+from service.client.errors import BadAnswer, Unreachable, connection_reason, response_error
 from service.client.fields import ClassifyFields, StartFields, make_query, make_start, query_items
 from service.client.lines import NDJSON, read_lines
 from service.client.retry import Retry
@@ -240,7 +240,7 @@ class AsyncClient:
             raise BadAnswer(f"{self._url} answers {response.status_code}, but not as a Sonotag does") from error
 
     def _unreachable(self, error: httpx.TransportError) -> Unreachable:
-        return Unreachable(f"no answer from {self._url}: {str(error) or type(error).__name__}")
+        return Unreachable(f"no answer from {self._url}: {connection_reason(error)}")
 
     async def _classify(self, payload: Payload, items: tuple[tuple[str, str], ...]) -> ClipAnswer:
         return self._read(await self._send(await self._request(payload, items, "application/json")), ClipAnswer)

@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator, Mapping
 from http.client import responses
 
@@ -68,6 +69,17 @@ def response_error(status: int, headers: Mapping[str, str], content: bytes) -> S
         return Unavailable(message, retry_after_s=float(told) if told.isdecimal() else None)
     shown = content[:SHOWN_CHARACTERS].decode("utf-8", "replace").strip()
     return BadAnswer(f"{message}: {shown}" if shown else message)
+
+
+def connection_reason(error: BaseException) -> str:
+    """Return why there is no connection, in words: a name that is not resolved is told from a machine that does not answer."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, socket.gaierror):
+        cause = cause.__cause__ or cause.__context__
+    if cause is not None:
+        return f"its name cannot be resolved ({cause.strerror})"
+    # Without the number that Python puts before it.
+    return (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
 
 
 def _kinds(kind: type[ServiceError]) -> Iterator[type[ServiceError]]:

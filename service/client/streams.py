@@ -11,7 +11,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus, InvalidURI
 
 from service.answers import ErrorBody
-from service.client.errors import BadAnswer, Disconnected, Unreachable, error_of, response_error
+from service.client.errors import BadAnswer, Disconnected, Unreachable, connection_reason, error_of, response_error
 from service.client.sent import SentFrames
 from service.client.sounds import PIECE_BYTES, Frame
 from service.errors import Draining, ServiceError
@@ -83,7 +83,7 @@ async def open_stream(url: str, headers: Mapping[str, str]) -> ClientConnection:
     except InvalidHandshake as error:
         raise BadAnswer(f"the server does not take websockets: {error}") from error
     except (OSError, TimeoutError, InvalidURI, EOFError) as error:
-        raise Unreachable(f"no answer from {url}: {_reason(error)}") from error
+        raise Unreachable(f"no answer from {url}: {connection_reason(error)}") from error
 
 
 Connect = Callable[[], Awaitable[ClientConnection]]
@@ -230,11 +230,6 @@ async def _send_frame(socket: ClientConnection, frame: Frame) -> None:
         return
     for first in range(0, len(frame), PIECE_BYTES):
         await socket.send(frame[first : first + PIECE_BYTES])
-
-
-def _reason(error: Exception) -> str:
-    """Return why there is no connection, without the number that Python puts before it."""
-    return (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
 
 
 def _ending(socket: ClientConnection, fatal: ErrorMessage | None) -> ServiceError | None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import socket
 from collections.abc import Iterator
+from urllib.parse import urlsplit
 
 import av
 from av.audio.frame import AudioFrame
@@ -105,7 +108,17 @@ def _open(url: str) -> InputContainer:
     except av.InvalidDataError as error:
         raise UnsupportedAudio(f"{without_secrets(url)} is no sound that can be read") from error
     except av.FFmpegError as error:
-        raise OSError(error.strerror) from error
+        raise OSError(_name_trouble(url) if error.errno == errno.EIO else error.strerror) from error
+
+
+def _name_trouble(url: str) -> str:
+    """Return what is behind an "Input/output error": it is all that FFmpeg says of a name that cannot be resolved."""
+    host = urlsplit(url).hostname
+    try:
+        socket.getaddrinfo(host, None)
+    except (socket.gaierror, UnicodeError) as error:
+        return f"the name {host} cannot be resolved ({getattr(error, 'strerror', None) or error})"
+    return "Input/output error"
 
 
 def _open_rtsp(url: str) -> InputContainer:

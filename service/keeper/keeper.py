@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from typing import Final, Protocol, TypeVar
 
 from service.errors import Unavailable
@@ -17,8 +17,10 @@ from service.keeper.places import StreamPlaces
 from service.keeper.reloads import Reloads
 from service.keeper.topics import (
     COUNT_PLACES,
+    DESCRIBE_STREAM,
     DROP_STREAM,
     FETCH_STREAM,
+    FIND_STREAM,
     GIVE_STREAM,
     HELLO,
     LEAVE_PLACE,
@@ -33,6 +35,7 @@ from service.keeper.topics import (
     ParkedStream,
     Place,
     Places,
+    StreamDemand,
     StreamState,
     StreamToken,
     TakePlace,
@@ -67,6 +70,7 @@ class Keeper:
     Args:
         settings: The whole service's settings.
         clock: Seconds, rising; quotas are counted by it.
+        replace: Ends a worker, by its number, so that another takes its place; None where there is one process.
 
     Attributes:
         desk: Who answers what workers ask.
@@ -75,17 +79,24 @@ class Keeper:
         reloads: Changes the models of all workers.
     """
 
-    def __init__(self, settings: Settings, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        replace: Callable[[int], None] | None = None,
+    ) -> None:
         self.desk = Desk()
         self._accounts = Accounts(self.desk, clock)
         self.places = StreamPlaces(settings.max_streams)
         self.parked = ParkedStreams()
         self._ports: dict[int, Port] = {}
-        self.reloads = Reloads(self.desk, self.ask_all)
+        self.reloads = Reloads(self.desk, self.ask_all, replace)
         self.desk.add(HELLO, _greet)
         self.desk.add(TAKE_PLACE, self._take_place)
         self.desk.add(LEAVE_PLACE, self._leave_place)
         self.desk.add(COUNT_PLACES, self._count_places)
+        self.desk.add(FIND_STREAM, self._find_stream)
         self.desk.add(FETCH_STREAM, self._fetch_stream)
         self.desk.add(PARK_STREAM, self._park_stream)
         self.desk.add(UNPARK_STREAM, self._unpark_stream)
@@ -112,9 +123,11 @@ class Keeper:
             raise Unavailable(f"worker {worker} is gone")
         return await port.ask(topic, question, seconds=seconds)
 
-    async def ask_all(self, topic: Topic[Q, A], question: Q, *, seconds: float = ASK_SECONDS) -> dict[int, A | Unavailable]:
-        """Ask every worker at once; one that is gone or does not answer in time has the error in place of its answer."""
-        workers = tuple(self._ports)
+    async def ask_all(
+        self, topic: Topic[Q, A], question: Q, *, seconds: float = ASK_SECONDS, among: Collection[int] | None = None
+    ) -> dict[int, A | Unavailable]:
+        """Ask every worker at once, or these; one that is gone or does not answer in time has the error for its answer."""
+        workers = tuple(self._ports if among is None else among)
         answers = await asyncio.gather(
             *(self.ask_worker(worker, topic, question, seconds=seconds) for worker in workers), return_exceptions=True
         )
@@ -153,15 +166,21 @@ class Keeper:
         self.parked.remove(question.token)
         return Nothing()
 
+    async def _find_stream(self, _worker: int, question: StreamToken) -> StreamDemand:
+        return await self._ask_holder(DESCRIBE_STREAM, question, ASK_SECONDS) or StreamDemand()
+
     async def _fetch_stream(self, _worker: int, question: StreamToken) -> StreamState:
+        return await self._ask_holder(GIVE_STREAM, question, GIVE_SECONDS) or StreamState(state=None)
+
+    async def _ask_holder(self, topic: Topic[StreamToken, A], question: StreamToken, seconds: float) -> A | None:
         """Ask the worker whose number the token begins with; one that is dead has taken its streams along."""
         digits = question.token.partition(".")[0]
         if not (digits.isascii() and digits.isdecimal()) or int(digits) not in self._ports:
-            return StreamState(state=None)
+            return None
         try:
-            return await self.ask_worker(int(digits), GIVE_STREAM, question, seconds=GIVE_SECONDS)
+            return await self.ask_worker(int(digits), topic, question, seconds=seconds)
         except Unavailable:
-            return StreamState(state=None)
+            return None
 
 
 def _greet(worker: int, _hello: Hello) -> Welcome:

@@ -9,7 +9,7 @@ import pydantic
 
 from service.access.keys import Limits
 
-VERSION: Final = 2
+VERSION: Final = 3
 """Of all messages together. Both ends are one installation, but one may be older: an upgrade replaces files under a supervisor
 that goes on, and its next worker is a new one."""
 
@@ -108,6 +108,18 @@ class StreamState(Message):
     state: str | None
 
 
+class StreamDemand(Message):
+    """What such a stream asks of which model, in windows a second; no model where nobody has the stream."""
+
+    model: str | None = None
+    windows_per_second: float = 0.0
+
+
+FIND_STREAM: Final = Topic("find_stream", StreamToken, StreamDemand)
+"""To the keeper, which asks the worker that the token names. The stream stays where it is: whoever wants to go on with it must
+know first whether it may."""
+DESCRIBE_STREAM: Final = Topic("describe_stream", StreamToken, StreamDemand)
+"""To that worker."""
 FETCH_STREAM: Final = Topic("fetch_stream", StreamToken, StreamState)
 """To the keeper, which asks the worker that the token names."""
 GIVE_STREAM: Final = Topic("give_stream", StreamToken, StreamState)
@@ -187,14 +199,23 @@ class Prepared(Message):
     reason: str | None = None
 
 
-class Reloaded(Message):
-    """Whether all workers serve the new models: None where they do, else why the old ones serve on."""
+class Swapped(Message):
+    """Whether a worker serves the new models: None where it does, else why it cannot, without paths of the machine."""
 
     reason: str | None = None
+
+
+class Reloaded(Message):
+    """Whether all workers serve the new models: None where they do, else why the old ones serve on; and how many workers
+    did not confirm that they changed and are replaced by others, which start with the new models."""
+
+    reason: str | None = None
+    num_replaced: int = 0
 
 
 RELOAD_MODELS: Final = Topic("reload_models", Nothing, Reloaded)
 """To the keeper, which asks all workers in turn."""
 PREPARE_MODELS: Final = Topic("prepare_models", Nothing, Prepared)
-SWAP_MODELS: Final = Topic("swap_models", Nothing, Nothing)
+SWAP_MODELS: Final = Topic("swap_models", Nothing, Swapped)
+"""To workers; asked twice it is one change."""
 DISCARD_MODELS: Final = Topic("discard_models", Nothing, Nothing)

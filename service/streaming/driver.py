@@ -10,11 +10,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Protocol
 
 from service.audio.intake import ContainerIntake, Intake, RawIntake
 from service.engine import Engine
-from service.errors import InferenceFailed, ServiceError, SlowReader
+from service.errors import InferenceFailed, QueueFull, ServiceError, SlowReader
 from service.inference.batcher import WindowScores, model_laps
 from service.inference.live_share import LivePlace
 from service.inference.policy import Priority
@@ -69,6 +70,14 @@ class Channel(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """What a stream asks for: so many windows a second of this model."""
+
+    model: str
+    windows_per_second: float
+
+
 class Resumption(Protocol):
     """Where streams wait whose connection broke, in this process, and how those of other processes are found."""
 
@@ -86,6 +95,11 @@ class Resumption(Protocol):
 
     def drop(self, token: str) -> None:
         """It has ended in good order."""
+        ...
+
+    async def find(self, token: str) -> Demand | None:
+        """Return what has to be admitted before a stream is taken, which stays where it is; None where nobody has it, or where
+        its old connection is still open in this process and holds that."""
         ...
 
     async def fetch(self, token: str) -> str | None:
@@ -118,6 +132,7 @@ class StreamDriver:
 
     Attributes:
         session: What decides.
+        demand: What the stream asks for; None until it is configured.
         close_code: How the stream was closed; None until it is, and where the other side is gone.
     """
 
@@ -145,6 +160,7 @@ class StreamDriver:
             session_id, specs, self._catalog.default, limits_of(settings), settings.events, self._token, self._admit
         )
         self.close_code: int | None = None
+        self.demand: Demand | None = None
         self._outbox: asyncio.Queue[ServerMessage | Close] = asyncio.Queue()
         self._changed = asyncio.Event()
         self._inferences: set[asyncio.Task[None]] = set()
@@ -216,6 +232,8 @@ class StreamDriver:
             return None
         self._is_taken.set()
         await self._idle.wait()
+        if self._place is not None:
+            self._place.release()  # who takes it over asks for the same, now
         return self.session.snapshot(self._clock())
 
     def forget(self) -> None:
@@ -275,9 +293,17 @@ class StreamDriver:
             self._arm()
 
     async def _fetch(self, token: str) -> None:
-        """Look for the stream that the client wants to go on with."""
-        state = await self._resumption.fetch(token) if self._resumption else None
-        self._perform(self.session.resume, state, self._clock())
+        """Look for the stream that the client wants to go on with; it stays where it is if there is no room for it now."""
+        if self._resumption is None:
+            self._perform(self.session.resume, None, self._clock())
+            return
+        if (demand := await self._resumption.find(token)) is not None:
+            try:
+                self._ask_for(demand)
+            except QueueFull as error:
+                self._perform(self.session.fail, error)
+                return
+        self._perform(self.session.resume, await self._resumption.fetch(token), self._clock())
 
     def _admit(self, active: ActiveConfiguration) -> None:
         """Ask for as many windows as a configuration makes.
@@ -285,8 +311,17 @@ class StreamDriver:
         Raises:
             QueueFull: The other streams leave too little.
         """
-        if self._place is not None:
-            self._place.move(self._catalog.get(active.spec.name).live, active.spec.sample_rate / active.grid.hop_samples)
+        self._ask_for(Demand(active.spec.name, active.spec.sample_rate / active.grid.hop_samples))
+
+    def _ask_for(self, demand: Demand) -> None:
+        """Hold what is asked for in place of what was.
+
+        Raises:
+            QueueFull: The other streams leave too little.
+        """
+        if self._place is not None and demand.model in self._catalog.names:
+            self._place.move(self._catalog.get(demand.model).live, demand.windows_per_second)
+        self.demand = demand
 
     def _note_window(self, *, is_late: bool) -> None:
         if not self.session.may_wait:

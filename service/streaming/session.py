@@ -467,6 +467,7 @@ class StreamSession:
         wanted_from = self._given.resume_from or 0.0
         if wanted_from - received > MAX_GAP_SECONDS:
             return False
+        self._admit(active)
         self._given, self._active, self._sound, self._log = given, active, sound, log
         self._opened_at, self._state = now - state.age_seconds, _State.STREAMING
         resumed_at = self._place(wanted_from, now)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -15,6 +17,7 @@ import pytest
 from service.errors import ServiceError
 from service.streaming.messages import CLIENT_MESSAGES, ServerMessage, parse_client_message
 from tests.support.app_server import AppServer, serving
+from tests.support.keys import add_key, bearer
 from tests.support.streams import DrivenSession
 from tests.support.websocket import Stream
 
@@ -39,7 +42,11 @@ RULES = {
             "additionalProperties": {
                 "type": "object",
                 "required": ["host", "protocol"],
-                "properties": {"host": {"type": "string"}, "protocol": {"enum": ["ws", "wss"]}},
+                "properties": {
+                    "host": {"type": "string"},
+                    "protocol": {"enum": ["ws", "wss"]},
+                    "security": {"type": "array", "items": REFERENCE, "minItems": 1},
+                },
             }
         },
         "channels": {
@@ -66,6 +73,32 @@ RULES = {
             "properties": {
                 "messages": {"additionalProperties": {"type": "object", "required": ["name", "payload"]}},
                 "schemas": {"additionalProperties": {"$ref": "http://json-schema.org/draft-07/schema#"}},
+                "securitySchemes": {
+                    "additionalProperties": {
+                        "oneOf": [
+                            {
+                                "required": ["type", "scheme"],
+                                "properties": {
+                                    "type": {"const": "http"},
+                                    "scheme": {"const": "bearer"},
+                                    "bearerFormat": {"type": "string"},
+                                    "description": {"type": "string"},
+                                },
+                                "additionalProperties": False,
+                            },
+                            {
+                                "required": ["type", "name", "in"],
+                                "properties": {
+                                    "type": {"const": "httpApiKey"},
+                                    "name": {"type": "string"},
+                                    "in": {"enum": ["user", "password", "query", "header", "cookie"]},
+                                    "description": {"type": "string"},
+                                },
+                                "additionalProperties": False,
+                            },
+                        ]
+                    }
+                },
             },
         },
     },
@@ -148,6 +181,8 @@ def test_the_rules_would_tell_of_a_wrong_document(document: dict[str, Any]) -> N
     assert not rules.is_valid({name: value for name, value in document.items() if name != "info"})
     assert not rules.is_valid(document | {"operations": {"listen": {"action": "subscribe"}}})
     assert not rules.is_valid(document | {"components": document["components"] | {"schemas": {"a": {"type": "text"}}}})
+    wrong = {"token": {"type": "httpApiKey", "in": "body", "name": "token"}}
+    assert not rules.is_valid(document | {"components": document["components"] | {"securitySchemes": wrong}})
 
 
 def test_every_reference_leads_somewhere(document: dict[str, Any]) -> None:
@@ -176,6 +211,29 @@ def test_every_type_of_message_is_in_it_and_goes_its_way(document: dict[str, Any
     sent = {message["$ref"].rpartition("/")[2] for message in ways["send"]}
     assert received == {*CLIENT_MESSAGES, "audio"}
     assert sent == types - received
+
+
+async def test_a_stream_is_opened_by_each_of_the_security_schemes_and_by_none_without_a_credential(tmp_path: Path) -> None:
+    path = tmp_path / "keys.json"
+    key = add_key(path, "client")
+    with serving(api_keys_file=str(path)) as server:
+        document = (await asyncio.to_thread(httpx.get, server.url + "/asyncapi.json", headers=bearer(key))).json()
+        asked = {"json": {"scopes": ["stream"]}, "headers": bearer(key)}
+        token = (await asyncio.to_thread(httpx.post, server.url + "/v1/tokens", **asked)).json()["token"]
+        ways: dict[tuple[str, str | None], tuple[dict[str, Any], dict[str, Any]]] = {
+            ("http", None): ({}, {"additional_headers": bearer(key)}),
+            ("httpApiKey", "header"): ({}, {"subprotocols": [f"sonotag.bearer.{key}"]}),
+            ("httpApiKey", "query"): ({"token": token}, {}),
+        }
+        schemes = document["components"]["securitySchemes"]
+        assert [part["$ref"].rpartition("/")[2] for part in document["servers"]["this"]["security"]] == list(schemes)
+        for scheme in schemes.values():
+            query, options = ways.pop((scheme["type"], scheme.get("in")))
+            async with Stream(server.url, QUERY | query, **options) as listener:
+                await listener.until("ready")
+        assert not ways, "these are all"
+        async with Stream(server.url, QUERY) as listener:
+            assert (await listener.closed()).code == 4401
 
 
 async def test_every_message_of_real_sessions_is_as_described() -> None:
@@ -236,8 +294,10 @@ def test_what_a_client_may_not_say_is_not_described(document: dict[str, Any], te
 def test_the_server_is_where_it_was_asked() -> None:
     with serving(root_path="/sonotag", forwarded_allow_ips="*", allowed_hosts="sound.example") as server:
         host = server.url.removeprefix("http://")
-        here = httpx.get(server.url + "/asyncapi.json").json()["servers"]
-        assert here == {"this": {"host": host, "protocol": "ws", "pathname": "/sonotag"}}
+        here = httpx.get(server.url + "/asyncapi.json").json()["servers"]["this"]
+        del here["security"]
+        assert here == {"host": host, "protocol": "ws", "pathname": "/sonotag"}
         headers = {"Host": "sound.example", "X-Forwarded-Proto": "https"}
-        proxied = httpx.get(server.url + "/sonotag/asyncapi.json", headers=headers).json()["servers"]
-        assert proxied == {"this": {"host": "sound.example", "protocol": "wss", "pathname": "/sonotag"}}
+        proxied = httpx.get(server.url + "/sonotag/asyncapi.json", headers=headers).json()["servers"]["this"]
+        del proxied["security"]
+        assert proxied == {"host": "sound.example", "protocol": "wss", "pathname": "/sonotag"}

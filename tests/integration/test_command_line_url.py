@@ -169,6 +169,15 @@ def test_a_service_that_is_not_there_ends_the_command_with_one_line(command: str
     assert re.fullmatch(rf"sonotag {command}: no .*\n", done.errors), done.errors
 
 
+@pytest.mark.parametrize("command", ["classify", "bench"])
+def test_a_service_whose_name_cannot_be_resolved_ends_the_command_with_one_line(command: str, tmp_path: Path) -> None:
+    sound = () if command == "bench" else (SPEECH,)
+    done = run_sonotag(command, *sound, "--url", "http://sonotag.invalid:8000", cwd=tmp_path)
+    assert (done.code, done.output) == (exit_codes.FAILURE, "")
+    words = rf"sonotag {command}: no answer from \w+://sonotag\.invalid:8000\S*: its name cannot be resolved \(.+\)\n"
+    assert re.fullmatch(words, done.errors), done.errors
+
+
 @pytest.mark.parametrize("url", ["127.0.0.1:8000", "http://x:y"])
 def test_an_address_that_is_none_is_wrong_usage(url: str, tmp_path: Path) -> None:
     done = run_sonotag("classify", SPEECH, "--url", url, cwd=tmp_path)

@@ -211,6 +211,10 @@ def test_a_camera_without_sound_or_without_such_a_stream_ends_with_one_line(tmp_
         silent = run_sonotag("listen", camera.url, cwd=tmp_path)
         missing = run_sonotag("listen", f"{camera.url.replace('//', '//user:secret@')}/other", cwd=tmp_path)
     gone = run_sonotag("listen", camera.url, cwd=tmp_path)
+    unknown = run_sonotag("listen", "rtsp://user:secret@camera.invalid/live", cwd=tmp_path)
+    assert unknown.code == exit_codes.FAILURE
+    words = r"sonotag listen: rtsp://camera.invalid/live: the name camera.invalid cannot be resolved \(.+\)\n"
+    assert re.fullmatch(words, unknown.errors), unknown.errors
     assert silent.code == missing.code == gone.code == exit_codes.FAILURE
     assert re.fullmatch(r"sonotag listen: rtsp://127\S*/live has no sound\n", silent.errors), silent.errors
     assert re.fullmatch(r"sonotag listen: rtsp://127\S*/live/other: .*not found\n", missing.errors, re.IGNORECASE)

@@ -115,6 +115,43 @@ async def test_a_client_that_never_reads_is_told_and_closed_and_leaves_no_connec
         assert not [line for line in process.errors if "ERROR" in line or "WARNING" in line]
 
 
+async def test_a_client_that_does_not_read_its_lines_is_cut_off_and_its_file_scored_no_further(tmp_path: Path) -> None:
+    seconds = 300
+    with running("tests.support.fake_server", environ={"SONOTAG_SEND_SECONDS": "0.2"}, cwd=tmp_path) as process:
+        url = httpx.URL(process.wait_ready())
+        clip = wav(heard((DOG, seconds)))
+        path = "/v1/classify?hop=0.1"
+        head = (
+            f"POST {path} HTTP/1.1\r\nHost: {url.host}\r\nAccept: application/x-ndjson\r\nContent-Length: {len(clip)}\r\n\r\n"
+        )
+        with socket.socket() as raw:
+            # What the kernels keep for it is as little as can be.
+            raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, 536)
+            raw.connect((url.host, url.port))
+            raw.sendall(head.encode() + clip)
+            assert raw.recv(1000).startswith(b"HTTP/1.1 200 OK"), "it is answered as it is scored"
+            await asyncio.to_thread(process.wait_for_line, r"a client does not read and is cut off \(SONOTAG_SEND_SECONDS\)")
+            await asyncio.to_thread(process.wait_for_line, "request answered .*route=/v1/classify status=499")
+        counted = measure(str(url))
+        assert counted['sonotag_requests_total{route="/v1/classify",status="499"}'] == 1
+        assert counted['sonotag_audio_received_seconds_total{source="clip"}'] < seconds / 2
+        assert counted['sonotag_queue_depth_windows{model="fake"}'] == 0
+        slowly = await asyncio.to_thread(read_slowly, url, head.encode() + clip)
+        assert b'"type":"summary"' in slowly, "who reads, in whatever pieces, gets all"
+        assert not [line for line in process.errors if "ERROR" in line or "WARNING" in line]
+
+
+def read_slowly(url: httpx.URL, request: bytes) -> bytes:
+    """Return a whole answer that is read in small pieces."""
+    answer = b""
+    with socket.create_connection((url.host, url.port or 0), timeout=60) as raw:
+        raw.sendall(request.replace(b"Accept:", b"Connection: close\r\nAccept:"))
+        while piece := raw.recv(1000):
+            answer += piece
+    return answer
+
+
 async def test_a_client_that_leaves_ends_the_decoding_of_its_file() -> None:
     seconds = 600
     with serving(FakeRunner(batch_sizes=(1,))) as server:

@@ -102,7 +102,7 @@ async def test_models_are_replaced_and_nobody_notices_but_by_the_answers(workers
 
             put_bundle(folder, "b")
             answer = await client.post(url + "/v1/models/reload")
-            assert (answer.status_code, answer.json()) == (200, {"models": ["linear"]})
+            assert (answer.status_code, answer.json()) == (200, {"models": ["linear"], "workers_replaced": 0})
             assert await served_versions(url) == {"b"}
             async with Stream(url, RAW) as new:
                 assert (await new.until("ready"))["model"]["sha256"][0] == "b"
@@ -165,3 +165,39 @@ async def test_a_worker_that_dies_while_models_are_replaced_leaves_all_with_the_
                     break
                 assert answer.json()["error"]["code"] in {"reload_failed", "not_ready"}
         assert await served_versions(service.url) == {"b"}
+
+
+async def test_a_worker_that_does_not_say_that_it_changed_its_models_is_replaced(tmp_path: Path) -> None:
+    environ = {"SONOTAG_WORKERS": "3", "SONOTAG_WATCHDOG_SECONDS": "3600"}
+    async with serving_bundle(tmp_path, **environ) as (service, folder), httpx.AsyncClient(timeout=60) as client:
+        asked, silent, last = service.children()
+
+        def send(sig: signal.Signals, *pids: int) -> None:
+            for pid in pids:
+                os.kill(pid, sig)
+
+        put_bundle(folder, "b")
+        send(signal.SIGSTOP, silent, last)
+        reloading = asyncio.create_task(client.post(service.url + "/v1/models/reload"))
+        await asyncio.to_thread(service.wait_for_line, "the new models are ready")
+        send(signal.SIGSTOP, asked)
+        send(signal.SIGCONT, silent)
+        await asyncio.to_thread(service.wait_for_line, "the new models are ready")
+        async with httpx.AsyncClient(timeout=60) as other:
+            # Answered by the only one that runs: what it had to say before, that it is prepared, is said.
+            assert (await other.get(service.url + "/health/live")).status_code == 200
+        send(signal.SIGSTOP, silent)
+        send(signal.SIGCONT, asked, last)
+
+        answer = await reloading
+        assert (answer.status_code, answer.json()) == (200, {"models": ["linear"], "workers_replaced": 1})
+        assert await served_versions(service.url) == {"b"}, "the silent one takes no connection any more"
+        await asyncio.to_thread(service.wait_for_line, "a worker did not change its models and is replaced")
+        await asyncio.to_thread(service.wait_for_line, rf"a worker died .*pid={silent} code=-9")
+        for pid in (asked, last):  # so that only its successor answers
+            send(signal.SIGSTOP, pid)
+        assert await served_versions(service.url) == {"b"}
+        send(signal.SIGCONT, asked, last)
+        metrics = (await client.get(service.url + "/metrics")).text
+        assert 'sonotag_workers_replaced_total{cause="reload"} 1.0' in metrics
+        assert 'sonotag_workers_replaced_total{cause="died"} 0.0' in metrics

@@ -13,13 +13,14 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
-from tests.support.app_server import serving
+from tests.support.app_server import AppServer, serving
 from tests.support.keys import add_key, bearer
 from tests.support.process import running
-from tests.support.runners import level
-from tests.support.websocket import Listener, Stream, stream_pieces
+from tests.support.runners import FakeRunner, level
+from tests.support.websocket import Listener, Stream, stream_pieces, stream_url
 
 RAW = {"encoding": "s16le", "sample_rate": 16_000, "hop": 0.5, "threshold": 0.5}
 SECOND = level(1, 16_000).tobytes()
@@ -155,6 +156,84 @@ async def test_no_more_streams_are_kept_than_may_be_open_and_the_oldest_go_first
         for token in tokens[1:]:
             async with going_on(server.url, token, 0) as (_, ready):
                 assert ready["resumed_at"] == 0.1
+
+
+async def learn_speed(server: AppServer) -> None:
+    assert (await stream_pieces(server.url, RAW, [SECOND])).code == 1000
+    await until(server.url, "sonotag_streams_open 0.0")
+
+
+async def break_a_busy_stream(url: str) -> tuple[str, int]:
+    """Break a stream that asks for ten windows a second, which its query does not tell; return its token and last `seq`."""
+    async with Stream(url, {**RAW, "hop": 1}) as first:
+        ready = await first.until("ready")
+        await first.send({"type": "update", "hop": 0.1})
+        await first.until("configuration")
+        break_off(first)
+        await first.closed()
+    return ready["resume_token"], last_seq(first)
+
+
+async def test_a_stream_that_goes_on_asks_for_as_much_as_it_did() -> None:
+    with serving(FakeRunner(batch_sizes=(1,), delay_seconds=0.1), max_lag_seconds=60) as server:
+        await learn_speed(server)
+        token, seq = await break_a_busy_stream(server.url)
+        await until(server.url, "sonotag_streams_open 0.0")
+        async with going_on(server.url, token, seq, hop=1) as (_, again):
+            assert again["configuration"]["hop"] == 0.1
+            with pytest.raises(InvalidStatus) as refused:
+                await connect(stream_url(server.url, RAW))
+            assert "the open streams ask for 10.0 windows a second" in refused.value.response.body.decode()
+        await until(server.url, "sonotag_streams_open 0.0")
+        async with Stream(server.url, RAW) as other:  # once it has left there is room again
+            await other.until("ready")
+
+
+async def test_a_stream_that_there_is_no_room_for_stays_where_it_is_until_there_is() -> None:
+    with serving(FakeRunner(batch_sizes=(1,), delay_seconds=0.1), max_lag_seconds=60) as server:
+        await learn_speed(server)
+        token, seq = await break_a_busy_stream(server.url)
+        await until(server.url, "sonotag_streams_open 0.0")
+        async with Stream(server.url, RAW) as other:
+            await other.until("ready")
+            async with Stream(server.url, {**RAW, "hop": 1, "resume_token": token, "last_seq": seq}) as refused:
+                told = await refused.closed()
+            assert told.code == 4503
+            assert [(message["code"], message["retryable"]) for message in told.messages] == [("queue_full", True)]
+        await until(server.url, "sonotag_streams_open 0.0")
+        async with going_on(server.url, token, seq, hop=1) as (_, again):
+            assert again["resumed_at"] == 0.0
+
+
+async def test_a_stream_that_goes_on_in_another_worker_asks_for_as_much_there(tmp_path: Path) -> None:
+    environ = {"SONOTAG_WORKERS": "2", "FAKE_SECONDS": "0.2", "SONOTAG_MAX_LAG_SECONDS": "60"}
+    with running("tests.support.fake_service", cwd=tmp_path, environ=environ) as service:
+        url = await asyncio.to_thread(service.wait_ready)
+        learnt: set[str] = set()
+        while len(learnt) < 2:  # both workers know what the model can do
+            async with Stream(url, RAW) as stream:
+                learnt.add((await stream.until("ready"))["resume_token"].split(".")[0])
+                await stream.send(SECOND)
+                await stream.until("tags", 2)
+        for _ in range(100):
+            await until(url, "sonotag_streams_open 0.0")
+            token, seq = await break_a_busy_stream(url)
+            await until(url, "sonotag_streams_open 0.0")
+            async with going_on(url, token, seq, hop=1) as (_, again):
+                if token.split(".")[0] == again["resume_token"].split(".")[0]:
+                    continue
+                refusals, taken = set(), set()
+                while not (refusals and taken):
+                    try:
+                        async with Stream(url, RAW) as other:
+                            taken.add((await other.until("ready"))["resume_token"].split(".")[0])
+                    except InvalidStatus as refused:
+                        refusals.add(refused.response.body.decode().split(" windows")[0].rpartition(" ")[2])
+                assert refusals == {"10.0"}, "where it is now"
+                assert taken == {token.split(".")[0]}, "and not where it was"
+                break
+        else:
+            raise AssertionError("it came back to the same worker each time")
 
 
 async def test_a_client_that_closes_its_stream_leaves_nothing_to_go_on_with() -> None:

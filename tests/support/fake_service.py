@@ -1,10 +1,11 @@
 """The whole service in processes of its own, around a model that needs no weights.
 
-`python -m tests.support.fake_service [worker]`
+`python -m tests.support.fake_service [worker]`; FAKE_SECONDS says how long each run takes.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 
 from fastapi import FastAPI
@@ -22,7 +23,8 @@ from tests.support.runners import IllRunner
 
 
 def create_ill_app(settings: Settings, *, keeper: KeeperClient | None = None) -> FastAPI:
-    return create_app(settings, keeper=keeper, runner=IllRunner(keeps_calls=False))
+    delay = float(os.environ.get("FAKE_SECONDS", "0"))
+    return create_app(settings, keeper=keeper, runner=IllRunner(delay_seconds=delay, keeps_calls=False))
 
 
 def main() -> None:

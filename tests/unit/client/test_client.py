@@ -264,6 +264,17 @@ async def test_nobody_is_asked_for_ever() -> None:
     assert len(pauses.seconds) == 6
 
 
+async def test_a_name_that_cannot_be_resolved_is_asked_for_again_and_then_said_to_be_the_reason() -> None:
+    pauses = Pauses()
+    async with AsyncClient("http://sonotag.invalid", retry=pauses.retry(attempts=3)) as client:
+        with pytest.raises(Unreachable, match=r"its name cannot be resolved"):
+            await client.classify(wav(heard((DOG, 1))))
+        with pytest.raises(Unreachable, match=r"its name cannot be resolved"):
+            async for _ in client.stream(b""):
+                pass
+    assert len(pauses.seconds) == 4
+
+
 async def test_what_is_no_sonotag_is_said_to_be_none() -> None:
     pages = [b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nConnection: close\r\n\r\nhello"]
     pages += [b"HTTP/1.1 404 Not Found\r\nContent-Length: 5\r\nConnection: close\r\n\r\nhello"] * 2

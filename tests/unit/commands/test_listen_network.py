@@ -82,6 +82,29 @@ def test_a_broken_connection_is_made_again_after_pauses_that_double() -> None:
     assert radio.reader.seconds == 3
 
 
+@pytest.mark.parametrize(
+    "url", ["http://radio.invalid/stream", "rtsp://user:secret@radio.invalid/live", "https://radio.invalid/"]
+)
+def test_a_name_that_cannot_be_resolved_is_told_from_other_trouble(url: str) -> None:
+    with pytest.raises(OSError, match=r"^the name radio\.invalid cannot be resolved \(.+\)$"):
+        AvConnection(url, None, None)
+
+
+def test_a_name_that_cannot_be_resolved_any_more_is_asked_for_again() -> None:
+    pauses: list[float] = []
+    reader = NetworkReader(
+        "radio",
+        Line(SECOND),
+        lambda rate: AvConnection("http://radio.invalid/stream", None, rate),
+        Patience(4, lambda: sum(pauses), pauses.append),
+        lambda _: None,
+    )
+    assert reader.read() == SECOND
+    with pytest.raises(SourceLost, match=r"did not come back in 4 s: the name radio\.invalid cannot be resolved"):
+        reader.read()
+    assert pauses == [0, 0.5, 1, 2]
+
+
 def test_what_does_not_come_back_ends_with_the_reason() -> None:
     radio = Exchange(Line(SECOND))
     assert radio.reader.read() == SECOND

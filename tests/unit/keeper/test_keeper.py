@@ -5,16 +5,20 @@ import socket
 import struct
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
 
 import pytest
 
 from service.access.keys import Limits
 from service.errors import QuotaExceeded, StartError, Unavailable
 from service.keeper.client import KeeperClient, LinkedKeeper, LocalKeeper
+from service.keeper.desk import Desk
 from service.keeper.keeper import Keeper
 from service.keeper.link import MAX_FRAME_BYTES, Link
 from service.keeper.parked import ParkedStreams
 from service.keeper.places import StreamPlaces
+from service.keeper.reloads import Reloads
 from service.keeper.topics import (
     COUNT_PLACES,
     DISCARD_MODELS,
@@ -29,6 +33,8 @@ from service.keeper.topics import (
     Message,
     Nothing,
     Prepared,
+    Reloaded,
+    Swapped,
     TakePlace,
     Topic,
     Welcome,
@@ -235,14 +241,66 @@ async def test_all_workers_change_their_models_or_none_does(reasons: tuple[str |
         done[index].append(what)
         return Nothing()
 
+    def swap(index: int) -> Swapped:
+        note(index, "swap")
+        return Swapped()
+
     async with linked(keeper, 1) as (first, _), linked(keeper, 2) as (second, _):
         for index, client in enumerate((first, second)):
             client.desk.add(PREPARE_MODELS, lambda _asker, _question, reason=reasons[index]: Prepared(reason=reason))
-            client.desk.add(SWAP_MODELS, lambda _asker, _question, index=index: note(index, "swap"))
+            client.desk.add(SWAP_MODELS, lambda _asker, _question, index=index: swap(index))
             client.desk.add(DISCARD_MODELS, lambda _asker, _question, index=index: note(index, "discard"))
         answer = await first.ask(RELOAD_MODELS, Nothing())
     assert done == [[last], [last]]
     assert answer.reason == (reasons[0] or reasons[1])
+
+
+@dataclass
+class ChangingWorker:
+    """Prepares new models; says on which ask it confirms the change, and whether it can change at all."""
+
+    client: LinkedKeeper
+    confirms_on: int | None = 1
+    reason: str | None = None
+    num_asked: int = 0
+
+    def __post_init__(self) -> None:
+        self.client.desk.add(PREPARE_MODELS, lambda _asker, _question: Prepared())
+        self.client.desk.add(SWAP_MODELS, lambda _asker, _question: self.swap())
+
+    async def swap(self) -> Swapped:
+        self.num_asked += 1
+        if self.num_asked != self.confirms_on:
+            await asyncio.Event().wait()
+        return Swapped(reason=self.reason)
+
+
+@asynccontextmanager
+async def changing(keeper: Keeper, number: int, **how: Any) -> AsyncIterator[ChangingWorker]:
+    async with linked(keeper, number) as (client, _):
+        yield ChangingWorker(client, **how)
+
+
+async def test_a_worker_that_does_not_confirm_its_new_models_is_replaced_and_no_other(caplog: pytest.LogCaptureFixture) -> None:
+    keeper = make_keeper()
+    replaced: list[int] = []
+    reloads = Reloads(Desk(), keeper.ask_all, replaced.append, swap_seconds=0.05)
+    async with (
+        changing(keeper, 1) as prompt,
+        changing(keeper, 2, confirms_on=None) as silent,
+        changing(keeper, 3, confirms_on=2) as late,
+        changing(keeper, 4, reason="no room") as failed,
+    ):
+        assert await reloads.reload() == Reloaded(num_replaced=2)
+        assert [worker.num_asked for worker in (prompt, silent, late, failed)] == [1, 2, 2, 1]
+    assert replaced == [2, 4]
+    assert caplog.text.count("a worker did not change its models and is replaced") == 2
+
+
+async def test_without_a_supervisor_a_change_that_fails_is_the_reason_that_is_answered() -> None:
+    keeper = make_keeper()
+    async with changing(keeper, 1, reason="no room"):
+        assert await keeper.reloads.reload() == Reloaded(reason="no room")
 
 
 async def test_whoever_waits_is_told_when_the_supervisor_dies() -> None:
