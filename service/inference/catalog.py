@@ -14,6 +14,7 @@ from service.inference.bundle import open_bundle
 from service.inference.onnx_runner import OnnxRunner
 from service.inference.providers import count_usable_cores
 from service.inference.users import Users
+from service.memory import release_memory
 from service.observer import Observer
 
 
@@ -190,6 +191,7 @@ def open_catalog(
         for runner in runners
     }
     _prepare(batchers.values())
+    release_memory()  # what the graphs were made of, tens of megabytes
     return Catalog(batchers)
 
 
