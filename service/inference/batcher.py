@@ -130,7 +130,9 @@ class Batcher:
         self._max_queue_windows = max_queue_windows
         self._clock = clock
         self._observer = observer
-        self.live = LiveShare(live_share)
+        # A stream's first windows are shorter, and the runs of a second tell what a window costs.
+        whole_window_s = runner.spec.window_samples / runner.spec.sample_rate
+        self.live = LiveShare(live_share, whole_window_s + 1, clock)
         self._gains: dict[int, float] = {}
         self._thread: ModelThread[_Window] = ModelThread(
             runner,
@@ -341,12 +343,13 @@ class Batcher:
         for window in windows:
             self._observer.stage_seconds("queue", run.started - window.submitted_at)
         self._observer.stage_seconds("infer", run.seconds)
-        self._learn_cost(len(windows), run)
+        if windows[0].batch_samples == self._spec.window_samples:
+            self._learn_cost(len(windows), run)
         self._observer.batch_scored(self._spec.name, len(windows))
         self._observer.queue_depth(self._spec.name, self.depth)
 
     def _learn_cost(self, num_windows: int, run: Run) -> None:
-        """Tell what a batch took of what the model can do.
+        """Tell what a batch of whole windows took of what the model can do.
 
         Lanes that always have something to do share the machine: each cycle costs its part of the time. A run alone has the
         machine for itself and takes longer than its part, by a factor that was measured at the start. Any other says nothing.

@@ -2,8 +2,8 @@
 
 Live streams, half of what the service takes, speak as they do every day, and a job sends batches, so that the model is never
 idle: a window that comes always finds one under way, with or without the bad client, and what is compared is who is let in
-before it. For each kind of bad client the streams' p99 lag is measured in turns, without it and with it (FAIRNESS_TURNS=3 each,
-FAIRNESS_SECONDS=15 long); the ratio is that of the medians.
+before it. For each kind of bad client the streams' p99 lag, from sending a window's last sample until its result is read, is
+measured in turns, without it and with it (FAIRNESS_TURNS=3 each, FAIRNESS_SECONDS=15 long); the ratio is that of the medians.
 """
 
 from __future__ import annotations
@@ -102,9 +102,9 @@ async def measure(clients: Clients, seen: Seen, misdeed: Misdeed | None, seconds
     if doing:
         with suppress(TimeoutError, asyncio.CancelledError, ExceptionGroup):
             await asyncio.wait_for(doing, 30)
-    lags = seen.lags_between(end - seconds, end)
+    waits = seen.waits_between(end - seconds, end)
     await asyncio.sleep(SETTLE_SECONDS)
-    return percentile(lags, 99)
+    return percentile(waits, 99)
 
 
 async def compare(clients: Clients, num_streams: int, turns: int, seconds: float) -> dict[str, tuple[float, float]]:

@@ -71,6 +71,40 @@ def test_as_long_as_nothing_was_measured_everybody_is_taken() -> None:
         live.take(10.0)
 
 
+def test_beyond_half_of_it_streams_are_taken_as_fast_as_what_they_cost_is_seen() -> None:
+    now = 100.0
+    live = LiveShare(1.0, 6.0, lambda: now)
+    live.record_run(1, 0.01)
+
+    def take_all() -> int:
+        for count in range(1000):
+            try:
+                live.take(1.0)
+            except QueueFull:
+                return count
+        raise AssertionError("nobody was refused")
+
+    assert take_all() == 50
+    now += 4.0
+    with pytest.raises(QueueFull, match="have just come") as caught:
+        live.take(1.0)
+    assert caught.value.retry_after_s == pytest.approx(2.0)
+    now += 1.9
+    assert take_all() == 0
+    now += 0.2
+    assert take_all() == 25
+    for _ in range(60):  # what has come is felt: the model can do less beside it than it could alone
+        live.record_run(1, 0.0125)
+    now += 6.1
+    assert take_all() == 5
+
+
+def test_one_stream_that_asks_for_much_is_taken_where_there_is_room() -> None:
+    live = LiveShare(1.0, 6.0, lambda: 0.0)
+    live.record_run(1, 0.01)
+    live.take(90.0)
+
+
 def test_a_share_of_more_than_there_is_refuses_nobody() -> None:
     live = measured(1.0, share=1.5)
     for _ in range(10):
