@@ -2,10 +2,11 @@
 
 The worker that had a stream keeps it, with its state as it is: nothing is copied for a stream that nobody comes back for.
 Whoever takes the new connection asks the keeper, which asks the worker that the token names (`service.keeper`). A client may be
-back before its old connection is known to be broken: then that one is left first. With the worker its streams are gone.
+back before its old connection is known to be broken: that one is left at the first question, and the stream is kept like any
+other, so that it is never counted twice. With the worker its streams are gone.
 
-A stream that is kept holds no place and asks nothing of the model: whoever wants to go on with it takes a place, learns what
-the stream asks for, has that admitted, and only then takes the stream. One that is refused may come again: it is still there.
+A stream that is kept holds no place and asks nothing of the model: whoever wants to go on with it learns what it asks for,
+takes a place, has that admitted, and only then takes the stream. One that is refused may come again: it is still there.
 
 A stream is given to the API key that opened it and to no other. The keeper counts what is kept: the oldest go when there are
 more than may be open.
@@ -94,8 +95,6 @@ class StreamParking:
         """See `Resumption`."""
         if len(token) > MAX_TOKEN_CHARACTERS:
             return None
-        if (kept := self._kept.get(token)) is not None and kept.expiry is None:
-            return None
         try:
             answer = await self._keeper.ask(FIND_STREAM, StreamToken(token=token, owner=owner), seconds=ASK_SECONDS + 1)
         except Unavailable:
@@ -112,20 +111,30 @@ class StreamParking:
             return None  # without the supervisor nobody can be asked
         return answer.state
 
-    def _describe(self, _asker: int, question: StreamToken) -> StreamDemand:
-        kept = self._kept.get(question.token)
-        demand = kept.driver.demand if kept is not None and kept.owner == question.owner else None
-        return (
-            StreamDemand() if demand is None else StreamDemand(model=demand.model, windows_per_second=demand.windows_per_second)
-        )
+    async def _describe(self, _asker: int, question: StreamToken) -> StreamDemand:
+        if (kept := self._find(question)) is None:
+            return StreamDemand()
+        await kept.driver.leave()
+        demand = kept.driver.demand
+        if demand is None or self._find(question) is not kept:  # it has ended in good order meanwhile, or was taken
+            return StreamDemand()
+        return StreamDemand(model=demand.model, windows_per_second=demand.windows_per_second)
 
     async def _give(self, _asker: int, question: StreamToken) -> StreamState:
-        kept = self._kept.get(question.token)
-        if kept is None or kept.owner != question.owner:
+        if (kept := self._find(question)) is None:
             return StreamState(state=None)
         del self._kept[question.token]
         self._end_wait(question.token, kept)
-        return StreamState(state=await kept.driver.give_away())
+        try:
+            return StreamState(state=await kept.driver.give_away())
+        except asyncio.CancelledError:  # whoever asked has left, or waits no longer
+            self._kept[question.token] = kept
+            self.hold(question.token)
+            raise
+
+    def _find(self, question: StreamToken) -> _Kept | None:
+        kept = self._kept.get(question.token)
+        return kept if kept is not None and kept.owner == question.owner and kept.driver.session.is_resumable else None
 
     def _drop_oldest(self, _asker: int, question: ParkedStream) -> Nothing:
         if (kept := self._kept.get(question.token)) and kept.expiry is not None:

@@ -1,22 +1,20 @@
-"""`/v1/stream`: admits a live stream, and is the websocket end of it."""
+"""`/v1/stream`: admits a live stream and runs it."""
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 
 from fastapi import APIRouter, HTTPException, Request, WebSocket
-from starlette.websockets import WebSocketDisconnect
 
 from service.access.guard import Caller, Guard
 from service.answers import error_body
 from service.api.admission import asked_of, bearer_of
 from service.api.error_handlers import error_response
 from service.api.middleware import new_id
-from service.api.protocol import LAST_WORD
+from service.api.socket_channel import SocketChannel
 from service.errors import InvalidParameter, ServiceError, Unavailable
 from service.inference.catalog import Catalog
 from service.inference.live_share import LivePlace
@@ -24,8 +22,8 @@ from service.logs import log_event, log_stream, session_context
 from service.options import resolve_grid
 from service.services import Services
 from service.stream_place import StreamPlace
-from service.streaming.driver import OtherSideLeft, StreamDriver
-from service.streaming.messages import ErrorMessage, ServerMessage
+from service.streaming.driver import Demand, StreamDriver
+from service.streaming.messages import ErrorMessage
 
 logger = logging.getLogger(__name__)
 router = APIRouter()
@@ -58,24 +56,27 @@ async def stream(websocket: WebSocket) -> None:
     """One live stream."""
     services: Services = websocket.app.state.services
     session_id = new_id()
-    place, live = StreamPlace(services.keeper, session_id, services.stream_limit), None
+    place, visit = StreamPlace(services.keeper, session_id, services.stream_limit), None
     try:
         try:
             services.lifecycle.check_ready()
+            demand = await _find_kept(websocket, services)
             await place.take()
             services.lifecycle.check_ready()  # a drain may have begun meanwhile
-            live = take_place(services.catalog, websocket.query_params)
+            visit = _Visit(take_place(services.catalog, websocket.query_params, demand))
         except Unavailable as error:
             reason = {"draining": "draining", "not_ready": "not_ready"}.get(error.code, "full")
             services.metrics.stream_refused(reason)
             log_event(logger, logging.INFO, "stream refused", reason=reason)
             await websocket.send_denial_response(error_response(error))
             return
-        await _serve_stream(websocket, services, session_id, live)
+        await _serve_stream(websocket, services, session_id, visit)
     finally:
-        if live is not None:
-            live.release()
+        if visit is not None:
+            visit.live.release()
         place.leave()
+        if visit is not None and visit.driver is not None:
+            visit.driver.is_left.set()
 
 
 @dataclass(slots=True)
@@ -93,9 +94,9 @@ class _Visit:
         return DISCONNECTED if code is None else OUTCOMES.get(code, "failed")
 
 
-async def _serve_stream(websocket: WebSocket, services: Services, session_id: str, live: LivePlace) -> None:
+async def _serve_stream(websocket: WebSocket, services: Services, session_id: str, visit: _Visit) -> None:
     """Serve a stream for which there is a place, and say what became of it."""
-    visit, started = _Visit(live), services.clock()
+    started = services.clock()
     with session_context(session_id), services.tracer.begin("stream", websocket.headers.raw) as trace:
         services.metrics.stream_opened()
         try:
@@ -118,11 +119,11 @@ async def _run_stream(websocket: WebSocket, services: Services, session_id: str,
     Raises:
         ServiceError: It may not come in; nothing was accepted yet.
     """
-    guard, headers = services.guard, websocket.headers
-    guard.check_browser(asked_of(websocket.scope, headers))
+    guard = services.guard
+    guard.check_browser(asked_of(websocket.scope, websocket.headers))
     caller, subprotocol = _identify(websocket, guard)
     visit.key = caller.name
-    guard.authorise(caller, websocket.scope["path"].removeprefix(websocket.scope.get("root_path", "")))
+    guard.authorise(caller, _path_of(websocket))
     async with guard.holding_stream(caller, session_id), guard.metering(caller) as meter:
         parking = services.parking.of(caller.key.id) if services.parking else None
         channel = SocketChannel(websocket, services.settings.send_seconds)
@@ -131,6 +132,28 @@ async def _run_stream(websocket: WebSocket, services: Services, session_id: str,
             visit.driver = driver
             await websocket.accept(subprotocol)
             await driver.run(websocket.query_params.multi_items())
+
+
+async def _find_kept(websocket: WebSocket, services: Services) -> Demand | None:
+    """Return what a stream asks for that the query wants to go on with; None where it names none, or none of the caller's.
+
+    Its old connection is left, of which the service may not know yet that it is broken: a stream is counted once.
+    """
+    token, guard = websocket.query_params.get("resume_token"), services.guard
+    if token is None or services.parking is None:
+        return None
+    try:
+        guard.check_browser(asked_of(websocket.scope, websocket.headers))
+        caller, _ = _identify(websocket, guard)
+        guard.authorise(caller, _path_of(websocket))
+    except ServiceError:  # it is told so when there is a place for it
+        return None
+    return await services.parking.of(caller.key.id).find(token)
+
+
+def _path_of(websocket: WebSocket) -> str:
+    path: str = websocket.scope["path"]
+    return path.removeprefix(websocket.scope.get("root_path", ""))
 
 
 def _identify(websocket: WebSocket, guard: Guard) -> tuple[Caller, str | None]:
@@ -162,12 +185,19 @@ async def _refuse(websocket: WebSocket, error: ServiceError) -> None:
         await channel.close(error.close_code, error.code)
 
 
-def take_place(catalog: Catalog, query: Mapping[str, str]) -> LivePlace:
+def take_place(catalog: Catalog, query: Mapping[str, str], demand: Demand | None) -> LivePlace:
     """Hold what a stream will ask of its model, as far as the query tells; `start` may still say something else.
+
+    Args:
+        catalog: The models.
+        query: Of the connection.
+        demand: What the stream asks for that it goes on with; None where it goes on with none.
 
     Raises:
         QueueFull: The open streams leave too little.
     """
+    if demand is not None and demand.model in catalog.names:
+        return catalog.get(demand.model).live.take(demand.windows_per_second)
     name = query.get("model")
     batcher = catalog.get(name if name in catalog.names else None)
     hop_samples = batcher.spec.hop_samples
@@ -181,48 +211,3 @@ def take_place(catalog: Catalog, query: Mapping[str, str]) -> LivePlace:
 async def explain(request: Request) -> None:
     """Tell a caller without an upgrade what this is."""
     raise HTTPException(426, "this is a websocket: connect with ws:// or wss://", {"Upgrade": "websocket"})
-
-
-class SocketChannel:
-    """A `Channel` that is a websocket.
-
-    Args:
-        websocket: Accepted before the first call.
-        send_seconds: How long a client may take nothing.
-    """
-
-    def __init__(self, websocket: WebSocket, send_seconds: float) -> None:
-        self._websocket = websocket
-        self._send_seconds = send_seconds
-        self._is_stuck = False
-
-    async def receive(self) -> str | bytes:
-        """See `Channel`."""
-        message = await self._websocket.receive()
-        if message["type"] == "websocket.disconnect":
-            if message.get("code") in (1000, 1001):
-                raise OtherSideLeft("the client has closed the stream")
-            raise ConnectionResetError(f"the client is gone: {message.get('code', 1006)}")
-        text = message.get("text")
-        frame: str | bytes = message["bytes"] if text is None else text
-        return frame
-
-    async def send(self, message: ServerMessage) -> None:
-        """See `Channel`."""
-        await self._send({"type": "websocket.send", "text": message.to_json()})
-
-    async def close(self, code: int, reason: str) -> None:
-        """See `Channel`."""
-        await self._send({"type": "websocket.close", "code": code, "reason": reason})
-
-    async def _send(self, message: dict[str, object]) -> None:
-        if self._is_stuck:
-            message[LAST_WORD] = True
-        try:
-            async with asyncio.timeout(self._send_seconds):
-                await self._websocket.send(message)
-        except TimeoutError:
-            self._is_stuck = True
-            raise
-        except WebSocketDisconnect as error:
-            raise ConnectionResetError("the client is gone") from error

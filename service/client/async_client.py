@@ -16,12 +16,13 @@ import pydantic
 from websockets.asyncio.client import ClientConnection
 
 from service.answers import CapacityAnswer, ClassifyQuery, ClipAnswer
+from service.client.connection import open_stream
 from service.client.errors import BadAnswer, Unreachable, connection_reason, response_error
 from service.client.fields import ClassifyFields, StartFields, make_query, make_start, query_items
 from service.client.lines import NDJSON, read_lines
 from service.client.retry import Retry
 from service.client.sounds import Clip, Frame, LiveSource, Payload, make_payload, open_live
-from service.client.streams import open_stream, run_stream
+from service.client.streams import run_stream
 from service.errors import InvalidParameter, ServiceError
 from service.streaming.messages import ServerMessage, Start
 
@@ -176,7 +177,8 @@ class AsyncClient:
         """Stream sound and yield what the server says: `Ready`, `Tags`, `EventMessage`, ..., `Summary`.
 
         The upgrade is tried again where the server is full. Where the connection breaks a stream of raw samples goes on over
-        another one, told by a second `Ready`, as long as the server keeps it; a container does not.
+        another one, told by a second `Ready`: that is tried for 30 s, also where the server is full meanwhile. A container
+        does not go on.
 
         Args:
             source: As a clip, or an iterable (asynchronous or not) of bytes as they come, which may yield `Update`, `Flush`
@@ -199,10 +201,10 @@ class AsyncClient:
         """Do as `stream` does, with the configuration in one object."""
         url = self._url.replace("http", "ws", 1) + "/v1/stream"
 
-        async def connect() -> ClientConnection:
-            return await self._retry.run(lambda: open_stream(url, self._headers))
+        async def connect(query: Mapping[str, str]) -> ClientConnection:
+            return await open_stream(url, self._headers, query)
 
-        async with aclosing(run_stream(connect, start, frames)) as messages:
+        async with aclosing(run_stream(connect, self._retry, start, frames)) as messages:
             async for message in messages:
                 yield message
 

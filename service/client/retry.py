@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TypeVar
@@ -11,6 +12,8 @@ from typing import TypeVar
 from service.errors import ServiceError
 
 Answer = TypeVar("Answer")
+OFTEN = 4
+"""Failures after which the pause does not grow where time is short: it is 4 s then, at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +25,7 @@ class Retry:
         first_wait_seconds: The pause after the first failure where the error names none; it doubles with each failure.
         max_wait_seconds: The longest pause. An error that asks for a longer one is raised at once.
         sleep: Pauses, in seconds.
+        clock: Seconds, rising.
         random: Returns numbers in [0, 1): clients that failed together do not come back together.
     """
 
@@ -29,6 +33,7 @@ class Retry:
     first_wait_seconds: float = 0.5
     max_wait_seconds: float = 30.0
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
+    clock: Callable[[], float] = time.monotonic
     random: Callable[[], float] = random.random
 
     async def run(self, attempt: Callable[[], Awaitable[Answer]]) -> Answer:
@@ -46,6 +51,24 @@ class Retry:
                     raise
                 await self.sleep(pause)
         return await attempt()
+
+    async def run_for(self, seconds: float, attempt: Callable[[], Awaitable[Answer]]) -> Answer:
+        """Return the result of the first attempt that succeeds, of as many as fit into a time; with one try, of that.
+
+        Raises:
+            ServiceError: It is not retryable, or asks for a pause that ends after the time is over.
+        """
+        end = self.clock() + seconds
+        number = 1
+        while True:
+            try:
+                return await attempt()
+            except ServiceError as error:
+                pause = self.pause_seconds(min(number, OFTEN), error)
+                if pause is None or self.attempts == 1 or self.clock() + pause > end:
+                    raise
+            await self.sleep(pause)
+            number += 1
 
     def pause_seconds(self, number: int, error: ServiceError) -> float | None:
         """Return how long to wait after the number-th failure; None where trying again is of no use."""

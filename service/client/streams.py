@@ -3,93 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-import json
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 
-import pydantic
-from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus, InvalidURI
+from websockets.asyncio.client import ClientConnection
+from websockets.exceptions import ConnectionClosed
 
 from service.answers import ErrorBody
-from service.client.errors import BadAnswer, Disconnected, Unreachable, connection_reason, error_of, response_error
+from service.client.connection import parse_server_message
+from service.client.errors import Disconnected, error_of
+from service.client.resumption import Connect, resume_stream
+from service.client.retry import Retry
 from service.client.sent import SentFrames
 from service.client.sounds import PIECE_BYTES, Frame
 from service.errors import Draining, ServiceError
-from service.streaming.messages import (
-    ClientMessage,
-    Configured,
-    ErrorMessage,
-    EventMessage,
-    GoingAway,
-    Ready,
-    ServerMessage,
-    Start,
-    Stop,
-    Summary,
-    Tags,
-    Warn,
-)
-
-SERVER_MESSAGES: Mapping[str, type[ServerMessage]] = {
-    "ready": Ready,
-    "configuration": Configured,
-    "tags": Tags,
-    "event": EventMessage,
-    "warning": Warn,
-    "error": ErrorMessage,
-    "going_away": GoingAway,
-    "summary": Summary,
-}
-CONNECT_SECONDS = 10.0
-CLOSE_SECONDS = 3.0
-"""For the server to confirm a close: one that holds the stream does not read that either."""
-PONG_SECONDS = 600.0
-"""A pong comes behind the sound that the system's buffers hold, and a server that waits with reading answers late."""
+from service.streaming.messages import ClientMessage, ErrorMessage, Ready, ServerMessage, Start, Stop
 
 
-def parse_server_message(text: str | bytes) -> ServerMessage | None:
-    """Parse one text frame; None for a type that this version does not know, which a newer server may send.
-
-    Raises:
-        BadAnswer: It is no message of a Sonotag.
-    """
-    try:
-        document = json.loads(text)
-        model = SERVER_MESSAGES.get(document["type"])
-        return None if model is None else model.model_validate(document)
-    except (ValueError, TypeError, KeyError, RecursionError, pydantic.ValidationError) as error:
-        raise BadAnswer(f"the server sent no message of the protocol: {str(text)[:100]}") from error
-
-
-async def open_stream(url: str, headers: Mapping[str, str]) -> ClientConnection:
-    """Connect.
-
-    Raises:
-        ServiceError: What a refused upgrade is answered with, or `Unreachable`.
-    """
-    try:
-        return await connect(
-            url,
-            additional_headers=dict(headers),
-            open_timeout=CONNECT_SECONDS,
-            close_timeout=CLOSE_SECONDS,
-            ping_timeout=PONG_SECONDS,
-            max_size=None,
-        )
-    except InvalidStatus as error:
-        answer = error.response
-        names = {name.lower(): value for name, value in answer.headers.raw_items()}
-        raise response_error(answer.status_code, names, bytes(answer.body or b"")) from error
-    except InvalidHandshake as error:
-        raise BadAnswer(f"the server does not take websockets: {error}") from error
-    except (OSError, TimeoutError, InvalidURI, EOFError) as error:
-        raise Unreachable(f"no answer from {url}: {connection_reason(error)}") from error
-
-
-Connect = Callable[[], Awaitable[ClientConnection]]
-
-
-async def run_stream(connect: Connect, start: Start, frames: AsyncIterator[Frame]) -> AsyncGenerator[ServerMessage, None]:
+async def run_stream(
+    connect: Connect, retry: Retry, start: Start, frames: AsyncIterator[Frame]
+) -> AsyncGenerator[ServerMessage, None]:
     """Send frames and yield what the server says to them, to the end.
 
     Where the caller does not take messages nothing is read, the server then reads no more either, and the next frame is
@@ -97,7 +29,8 @@ async def run_stream(connect: Connect, start: Start, frames: AsyncIterator[Frame
     goes on over another one, if the server still has it: a second `Ready` says so, and nothing is lost.
 
     Args:
-        connect: Opens a connection, trying again as often as it likes.
+        connect: Opens a connection, or fails at once.
+        retry: When that is tried again.
         start: The configuration.
         frames: Asked for in a task of its own.
 
@@ -107,11 +40,13 @@ async def run_stream(connect: Connect, start: Start, frames: AsyncIterator[Frame
         Exception: What the frames raised.
     """
     talk = _Talk(start, frames)
-    socket = await connect()
+    socket, ready = await retry.run(lambda: connect({})), None
     try:
         while True:
             sender = asyncio.create_task(talk.send(socket))
             try:
+                if ready is not None:
+                    yield ready
                 async for text in socket:
                     if (message := talk.take(text)) is not None:
                         yield message
@@ -128,15 +63,8 @@ async def run_stream(connect: Connect, start: Start, frames: AsyncIterator[Frame
                 return
             if not isinstance(error, Disconnected) or not talk.is_resumable:
                 raise error
-            try:
-                socket = await connect()
-                ready = await talk.resume(socket)
-            except (ServiceError, ConnectionClosed):
-                raise error from None
-            if ready is None:
-                await socket.close()
-                raise error
-            yield ready
+            socket, ready = await resume_stream(connect, retry, talk.where_it_broke(), error)
+            talk.go_on(ready)
     finally:
         await talk.close()
 
@@ -172,20 +100,21 @@ class _Talk:
             self._last_seq = message.seq
         return message
 
-    async def resume(self, socket: ClientConnection) -> Ready | None:
-        """Ask to go on over a new connection; None where the server does not have the stream any more."""
+    def where_it_broke(self) -> dict[str, str]:
+        """Return what the query says to a server that is to go on with it, which then knows at the upgrade that it has it."""
+        assert self._token is not None
         assert self._sent is not None
-        asked = {
+        return {
             "resume_token": self._token,
-            "last_seq": self._last_seq,
-            "resume_from": self._sent.earliest_seconds,
+            "last_seq": str(self._last_seq),
+            "resume_from": str(self._sent.earliest_seconds),
         }
-        await socket.send(self._start.model_copy(update=asked).model_dump_json(exclude_none=True))
-        ready = self.take(await socket.recv())
-        if not isinstance(ready, Ready) or ready.resumed_at is None:
-            return None
-        self._repeated = self._sent.since(ready.resumed_at)
-        return ready
+
+    def go_on(self, ready: Ready) -> None:
+        """Another connection goes on with it: send again what the server wants again."""
+        assert self._sent is not None
+        self._token = ready.resume_token
+        self._repeated = self._sent.since(ready.resumed_at or 0.0)
 
     async def send(self, socket: ClientConnection) -> None:
         """Send what is to be sent over one connection, until it breaks or all is said."""

@@ -98,12 +98,12 @@ class Resumption(Protocol):
         ...
 
     async def find(self, token: str) -> Demand | None:
-        """Return what has to be admitted before a stream is taken, which stays where it is; None where nobody has it, or where
-        its old connection is still open in this process and holds that."""
+        """Return what has to be admitted before a stream is taken; None where nobody has it. The stream stays where it is, but
+        its old connection is left if it is still open, and what that held is free."""
         ...
 
     async def fetch(self, token: str) -> str | None:
-        """Take a stream from wherever it is; None where nobody has it."""
+        """Take a stream that was found from wherever it is; None where nobody has it."""
         ...
 
 
@@ -134,6 +134,7 @@ class StreamDriver:
         session: What decides.
         demand: What the stream asks for; None until it is configured.
         close_code: How the stream was closed; None until it is, and where the other side is gone.
+        is_left: For whoever called `run` to set when nothing is held for the connection any more.
     """
 
     def __init__(
@@ -161,6 +162,7 @@ class StreamDriver:
         )
         self.close_code: int | None = None
         self.demand: Demand | None = None
+        self.is_left = asyncio.Event()
         self._outbox: asyncio.Queue[ServerMessage | Close] = asyncio.Queue()
         self._changed = asyncio.Event()
         self._inferences: set[asyncio.Task[None]] = set()
@@ -223,17 +225,15 @@ class StreamDriver:
             self._resumption.drop(self._token)
         self._perform(self.session.abandon)
 
-    async def give_away(self) -> str | None:
-        """Leave the connection, if there still is one, and return the stream for another; None where it cannot go on.
-
-        It waits until the model has answered for what came.
-        """
-        if not self.session.is_resumable:
-            return None
+    async def leave(self) -> None:
+        """Leave the connection, if there still is one; returns when nothing is held for it any more."""
         self._is_taken.set()
+        await self.is_left.wait()
+
+    async def give_away(self) -> str:
+        """Return the stream for another connection once its own is left and the model has answered for what came."""
+        await self.leave()
         await self._idle.wait()
-        if self._place is not None:
-            self._place.release()  # who takes it over asks for the same, now
         return self.session.snapshot(self._clock())
 
     def forget(self) -> None:
@@ -294,15 +294,15 @@ class StreamDriver:
 
     async def _fetch(self, token: str) -> None:
         """Look for the stream that the client wants to go on with; it stays where it is if there is no room for it now."""
-        if self._resumption is None:
+        demand = await self._resumption.find(token) if self._resumption else None
+        if self._resumption is None or demand is None:
             self._perform(self.session.resume, None, self._clock())
             return
-        if (demand := await self._resumption.find(token)) is not None:
-            try:
-                self._ask_for(demand)
-            except QueueFull as error:
-                self._perform(self.session.fail, error)
-                return
+        try:
+            self._ask_for(demand)  # what is held now is what the stream will ask for: once taken it is not refused any more
+        except QueueFull as error:
+            self._perform(self.session.fail, error)
+            return
         self._perform(self.session.resume, await self._resumption.fetch(token), self._clock())
 
     def _admit(self, active: ActiveConfiguration) -> None:

@@ -1,8 +1,16 @@
-// Where the server is, and why it takes no stream.
+// Where the server and its streams are, and why it takes none.
 
 export const ROOT = new URL("../", import.meta.url);
 /** A network that is gone without a word would let the browser wait for minutes. */
 const ANSWER_MS = 5000;
+
+/** Where streams are. `resumption` is what a stream goes on with: in the query the server knows at the upgrade that it has it. */
+export function streamAddress(resumption) {
+  const url = new URL("v1/stream", ROOT);
+  url.protocol = url.protocol.replace("http", "ws");
+  url.search = new URLSearchParams(resumption);
+  return url;
+}
 
 /** A refused upgrade tells a browser nothing but 1006: readiness says why, and for a server that is ready its capacity. */
 export async function whyRefused() {

@@ -6,7 +6,7 @@ import { Axis } from "./axis.js";
 import { Feed } from "./feed.js";
 import { describeReturn, isFinal, pauseSeconds, RESUME_SECONDS, whyLost } from "./resumption.js";
 import { SentSound } from "./sent.js";
-import { ROOT, whyRefused } from "./server.js";
+import { streamAddress, whyRefused } from "./server.js";
 
 /** Longer than the server keeps a stream: what the network held when it broke is in it. */
 const KEEP_SECONDS = 35;
@@ -66,11 +66,9 @@ export class LiveStream {
       return;
     }
     if (this.#isOver) return;
-    const url = new URL("v1/stream", ROOT);
-    url.protocol = url.protocol.replace("http", "ws");
-    const socket = new WebSocket(url, protocols);
+    const socket = new WebSocket(streamAddress(this.#whereItBroke()), protocols);
     const ifCurrent = (call) => (event) => { if (socket === this.#socket) call(event); };
-    socket.onopen = ifCurrent(() => socket.send(JSON.stringify(this.#start())));
+    socket.onopen = ifCurrent(() => { if (this.#token === null) this.#begin(); });
     socket.onmessage = ifCurrent(({ data }) => this.#receive(JSON.parse(data)));
     socket.onclose = ifCurrent(({ code }) => this.#closed(code));
     this.#socket = socket;
@@ -96,11 +94,15 @@ export class LiveStream {
 
   #state(phase, message) { this.listener.onState(phase, message); }
 
-  #start() {
-    const start = { type: "start", ...this.configuration, encoding: "s16le", sample_rate: this.rate };
-    if (this.#token === null) return start;
+  #begin() {
+    this.#token = null;
+    this.#socket.send(JSON.stringify({ type: "start", ...this.configuration, encoding: "s16le", sample_rate: this.rate }));
+  }
+
+  #whereItBroke() {
+    if (this.#token === null) return {};
     const from = Math.max(0, this.sound.first - this.axis.base) / this.rate;
-    return { ...start, resume_token: this.#token, last_seq: this.#lastSeq, resume_from: from };
+    return { resume_token: this.#token, last_seq: this.#lastSeq, resume_from: from };
   }
 
   #receive(message) {
@@ -114,7 +116,8 @@ export class LiveStream {
     else if (message.type === "warning") this.#warning(message);
     else if (message.type === "error") {
       if (message.fatal) this.#error = message;
-      if (message.code !== "resume_unknown") this.listener.onNote(message.message); // `ready` has told it
+      if (message.code === "resume_unknown") this.#begin(); // `ready` will tell it
+      else this.listener.onNote(message.message);
     } else if (message.type === "going_away") this.listener.onNote("The server is going away.");
   }
 
@@ -230,7 +233,7 @@ export class LiveStream {
     else if (code === 4401) this.#wantKey(this.#error?.message ?? "it wants an API key");
     else if (isFinal(code, this.#error)) this.#giveUp(`Ended by the server: ${this.#error?.message ?? `code ${code}`}`);
     else {
-      const reason = wasReady ? whyLost(code, this.#error) : await whyRefused();
+      const reason = wasReady || this.#error ? whyLost(code, this.#error) : await whyRefused();
       if (!this.#isOver) this.#comeBack(reason);
     }
   }

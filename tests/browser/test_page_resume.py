@@ -16,10 +16,12 @@ import numpy as np
 import pytest
 import soundfile
 from selenium import webdriver
+from websockets.sync.client import connect
 
 from tests.support.browser import LivePage
 from tests.support.process import ServiceProcess, running
 from tests.support.runners import level
+from tests.support.websocket import stream_url
 from tests.support.wire import FarWire, far_wired
 
 RATE = 16_000
@@ -179,6 +181,23 @@ def test_who_stops_twice_while_the_network_is_down_is_told_what_is_lost(browser:
         assert page.wait_for_phase("ended") == "Stopped."
         assert page.text("gaps").startswith("Lost: 0:0")
         assert float(page.text("dropped").split()[0]) > 0
+
+
+def test_a_stream_whose_place_is_taken_while_the_network_is_down_goes_on_when_there_is_one(
+    browser: webdriver.Chrome, levels: Path, unbroken: list[Row], tmp_path: Path
+) -> None:
+    with wired_page(browser, tmp_path, SONOTAG_MAX_STREAMS="1") as (page, wire, server):
+        play(page, levels, 0.5)
+        page.wait_for(lambda: page.scored_seconds >= 1)
+        wire.cut(is_up=False)
+        page.wait_for(lambda: httpx.get(server.url + "/v1/capacity").json()["streams_open"] == 0)
+        with connect(stream_url(server.url)):
+            wire.mend()
+            page.wait_for(lambda: page.text("status").startswith("The server is full: 1 of 1 streams are open."))
+        page.wait_for_phase("live")
+        assert page.text("note").endswith("the stream goes on. No sound is lost.")
+        assert page.wait_for_phase("ended") == "Done."
+        assert scores(page) == unbroken
 
 
 LISTEN = """

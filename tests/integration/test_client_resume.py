@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 
+import httpx
 import pytest
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.asyncio.server import ServerConnection, serve
+from websockets.exceptions import ConnectionClosed
 
 from service.audio.formats import RawFormat
 from service.client.async_client import AsyncClient
@@ -14,9 +21,43 @@ from service.client.sent import SentFrames
 from service.streaming.messages import Flush, KeepAlive, Ready, ServerMessage, Summary, Tags
 from tests.support.app_server import serving
 from tests.support.runners import level
+from tests.support.websocket import Stream
 from tests.support.wire import Wire, wired
 
 PIECE = level(1, 1600).tobytes()
+FIELDS = {"encoding": "s16le", "sample_rate": 16_000, "hop": 0.5, "on_lag": "wait"}
+FULL = {
+    "type": "error",
+    "code": "queue_full",
+    "message": "the open streams leave too little",
+    "param": None,
+    "retryable": True,
+    "retry_after_s": 5.0,
+    "fatal": True,
+}
+
+
+class Waiting:
+    """A clock that only pauses move, and what happens in each of them."""
+
+    def __init__(self, *meanwhile: Callable[[], Awaitable[None]]) -> None:
+        self.pauses: list[float] = []
+        self._meanwhile = iter(meanwhile)
+
+    async def sleep(self, seconds: float) -> None:
+        self.pauses.append(seconds)
+        if (event := next(self._meanwhile, None)) is not None:
+            await event()
+
+    @property
+    def retry(self) -> Retry:
+        return Retry(sleep=self.sleep, clock=lambda: sum(self.pauses), random=lambda: 0.0)
+
+
+async def none_open(url: str) -> None:
+    async with httpx.AsyncClient() as client, asyncio.timeout(60):
+        while (await client.get(url + "/v1/capacity")).json()["streams_open"]:
+            pass
 
 
 def said(messages: list[ServerMessage]) -> list[dict[str, object]]:
@@ -24,13 +65,12 @@ def said(messages: list[ServerMessage]) -> list[dict[str, object]]:
 
 
 async def test_a_stream_whose_connection_breaks_again_and_again_says_what_an_unbroken_one_says() -> None:
-    fields = {"encoding": "s16le", "sample_rate": 16_000, "hop": 0.5, "on_lag": "wait"}
     with serving() as server:
         async with wired(server.url) as wire, AsyncClient(wire.url, retry=Retry(first_wait_seconds=0.01)) as client:
-            whole = [m async for m in client.stream([PIECE] * 60, **fields)]  # type: ignore[arg-type]
+            whole = [m async for m in client.stream([PIECE] * 60, **FIELDS)]  # type: ignore[arg-type]
             before = wire.num_connections
             messages: list[ServerMessage] = []
-            async for message in client.stream([PIECE] * 60, **fields):  # type: ignore[arg-type]
+            async for message in client.stream([PIECE] * 60, **FIELDS):  # type: ignore[arg-type]
                 messages.append(message)
                 if isinstance(message, Tags) and message.end in (1.0, 3.0, 4.5):
                     wire.cut()
@@ -46,6 +86,90 @@ async def test_a_stream_that_the_server_does_not_keep_is_told_to_be_broken() -> 
             messages = client.stream([PIECE] * 60, encoding="s16le", sample_rate=16_000)
             with pytest.raises(Disconnected):
                 await cut_at_tags(messages, wire)
+
+
+@pytest.mark.parametrize("leaves", [True, False])
+async def test_a_stream_whose_place_is_taken_meanwhile_is_asked_for_as_long_as_it_is_kept(leaves: bool) -> None:
+    with serving(max_streams=1) as server:
+        other = Stream(server.url)
+
+        async def come() -> None:
+            await none_open(server.url)
+            await other.__aenter__()
+            wire.is_up = True
+
+        async def leave() -> None:
+            await other.__aexit__(None, None, None)
+            await none_open(server.url)
+
+        waiting = Waiting(come, *([leave] if leaves else []))
+        async with wired(server.url) as wire, AsyncClient(wire.url, retry=waiting.retry) as client:
+            messages: list[ServerMessage] = []
+            try:
+                async for message in client.stream([PIECE] * 60, **FIELDS):  # type: ignore[arg-type]
+                    messages.append(message)
+                    if isinstance(message, Tags) and message.end == 1.0:
+                        wire.is_up = False
+                        wire.cut()
+                ended = None
+            except Disconnected as error:
+                ended = str(error)
+        if leaves:
+            assert ended is None
+            assert waiting.pauses == [0.25, 5.0]
+            assert [m.end for m in messages if isinstance(m, Tags)] == [0.5 * n for n in range(1, 13)]
+        else:
+            assert ended is not None
+            assert "broke off with 1006, and could not go on: 1 streams are open, the limit is 1" in ended
+            assert waiting.pauses == [0.25, 5.0, 5.0, 5.0, 5.0, 5.0], "another 5 s would be more than 30 s in all"
+            await leave()
+
+
+async def test_a_stream_that_is_closed_with_4503_when_it_is_to_go_on_goes_on_later() -> None:
+    waiting = Waiting()
+    with serving() as server:
+        async with refusing(server.url, 2) as url, AsyncClient(url, retry=waiting.retry) as client:
+            messages = [m async for m in client.stream([PIECE] * 60, **FIELDS)]  # type: ignore[arg-type]
+    assert waiting.pauses == [5.0, 5.0]
+    assert [m.end for m in messages if isinstance(m, Tags)] == [0.5 * n for n in range(1, 13)]
+    assert sum(isinstance(message, Ready) for message in messages) == 2
+    assert isinstance(messages[-1], Summary)
+
+
+@asynccontextmanager
+async def refusing(target: str, num_refused: int) -> AsyncIterator[str]:
+    """Run a door to a server: it breaks the first stream after its first tags, and has no room for so many that follow."""
+    num_come = 0
+
+    async def let_in(near: ServerConnection) -> None:
+        nonlocal num_come
+        num_come += 1
+        if 1 < num_come <= 1 + num_refused:
+            await near.send(json.dumps(FULL))
+            await near.close(4503, "queue_full")
+            return
+        assert near.request is not None
+        async with connect(target.replace("http", "ws", 1) + near.request.path) as far:
+            up = asyncio.create_task(carry(near, far))
+            async for text in far:
+                await near.send(text)
+                if num_come == 1 and json.loads(text)["type"] == "tags":
+                    near.transport.abort()
+                    far.transport.abort()
+                    break
+            await near.close(far.close_code or 1000)
+            await up
+
+    async with serve(let_in, "127.0.0.1", 0) as listening:
+        yield f"http://127.0.0.1:{next(iter(listening.sockets)).getsockname()[1]}"
+
+
+async def carry(near: ServerConnection, far: ClientConnection) -> None:
+    try:
+        async for frame in near:
+            await far.send(frame)
+    except ConnectionClosed:
+        pass
 
 
 async def cut_at_tags(messages: AsyncIterator[ServerMessage], wire: Wire) -> None:

@@ -16,6 +16,7 @@ import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
+from service.access.keys import Limits
 from tests.support.app_server import AppServer, serving
 from tests.support.keys import add_key, bearer
 from tests.support.process import running
@@ -189,20 +190,74 @@ async def test_a_stream_that_goes_on_asks_for_as_much_as_it_did() -> None:
             await other.until("ready")
 
 
-async def test_a_stream_that_there_is_no_room_for_stays_where_it_is_until_there_is() -> None:
+async def ask_in_vain(url: str, token: str, seq: int, *, by: str) -> None:
+    """Be refused a stream that there is no room for: at the door where the query names it, else once `start` does."""
+    resume = {"resume_token": token, "last_seq": seq}
+    if by == "query":
+        with pytest.raises(InvalidStatus) as refusal:
+            await connect(stream_url(url, {**RAW, **resume}))
+        assert refusal.value.response.status_code == 503
+        assert refusal.value.response.headers["Retry-After"] == "5"
+        return
+    async with Stream(url) as refused:
+        await refused.send({"type": "start", **RAW, **resume})
+        told = await refused.closed()
+    assert told.code == 4503
+    assert [(message["code"], message["retryable"]) for message in told.messages] == [("queue_full", True)]
+
+
+@pytest.mark.parametrize("by", ["query", "start"])
+async def test_a_stream_that_there_is_no_room_for_stays_where_it_is_until_there_is(by: str) -> None:
     with serving(FakeRunner(batch_sizes=(1,), delay_seconds=0.1), max_lag_seconds=60) as server:
         await learn_speed(server)
         token, seq = await break_a_busy_stream(server.url)
         await until(server.url, "sonotag_streams_open 0.0")
         async with Stream(server.url, RAW) as other:
             await other.until("ready")
-            async with Stream(server.url, {**RAW, "hop": 1, "resume_token": token, "last_seq": seq}) as refused:
-                told = await refused.closed()
-            assert told.code == 4503
-            assert [(message["code"], message["retryable"]) for message in told.messages] == [("queue_full", True)]
+            await ask_in_vain(server.url, token, seq, by=by)
         await until(server.url, "sonotag_streams_open 0.0")
         async with going_on(server.url, token, seq, hop=1) as (_, again):
             assert again["resumed_at"] == 0.0
+
+
+async def test_a_stream_that_is_refused_when_its_old_connection_is_left_is_kept() -> None:
+    runner = FakeRunner(batch_sizes=(1,), delay_seconds=0.1)
+    with serving(runner, max_lag_seconds=60) as server:
+        await learn_speed(server)
+        async with Stream(server.url, {**RAW, "hop": 1}) as first, Stream(server.url) as second:
+            ready = await first.until("ready")
+            await first.send({"type": "update", "hop": 0.5})
+            await first.until("configuration")
+            async with Stream(server.url, RAW) as other:
+                runner.delay_seconds = 1.0  # the model can do less by the time that `start` comes
+                await other.send(SECOND)
+                await other.until("tags", 2)
+                resume = {"resume_token": ready["resume_token"], "last_seq": last_seq(first)}
+                await second.send({"type": "start", **RAW, **resume})
+                assert (await second.closed()).code == 4503
+                await first.closed()
+        await until(server.url, "sonotag_streams_open 0.0")
+        async with going_on(server.url, ready["resume_token"], last_seq(first)) as (_, again):
+            assert again["resumed_at"] == 0.0
+
+
+async def test_a_stream_is_counted_once_while_its_old_connection_is_not_known_to_be_broken(tmp_path: Path) -> None:
+    path = tmp_path / "keys.json"
+    mine, theirs = (bearer(add_key(path, name, limits=Limits(max_streams=1))) for name in ("mine", "theirs"))
+    settings = {"max_lag_seconds": 60, "max_streams": 2, "api_keys_file": str(path)}
+    with serving(FakeRunner(batch_sizes=(1,), delay_seconds=0.1), **settings) as server:
+        async with Stream(server.url, RAW, additional_headers=theirs) as other:
+            await other.send(SECOND)
+            await other.until("tags", 2)  # what the model can do is known
+            async with Stream(server.url, RAW, additional_headers=mine) as first:
+                ready = await first.until("ready")
+                with pytest.raises(InvalidStatus):
+                    await connect(stream_url(server.url, RAW), additional_headers=mine)
+                # Both places are taken, the key has one, and for five windows a second more there would be no room.
+                query = {**RAW, "hop": 0.2, "resume_token": ready["resume_token"]}
+                async with Stream(server.url, query, additional_headers=mine) as second:
+                    assert (await second.until("ready"))["configuration"]["hop"] == 0.5
+                    await first.closed()
 
 
 async def test_a_stream_that_goes_on_in_another_worker_asks_for_as_much_there(tmp_path: Path) -> None:
@@ -280,7 +335,8 @@ async def test_resampled_sound_is_sent_again_from_a_whole_second() -> None:
 
 
 async def test_any_worker_goes_on_with_a_stream_but_a_dead_one_has_taken_its_streams_along(tmp_path: Path) -> None:
-    with running("tests.support.fake_service", cwd=tmp_path, environ={"SONOTAG_WORKERS": "2"}) as service:
+    environ = {"SONOTAG_WORKERS": "2", "SONOTAG_MAX_STREAMS": "1"}
+    with running("tests.support.fake_service", cwd=tmp_path, environ=environ) as service:
         url = await asyncio.to_thread(service.wait_ready)
         workers: set[tuple[str, str]] = set()
         for _ in range(100):
@@ -288,13 +344,13 @@ async def test_any_worker_goes_on_with_a_stream_but_a_dead_one_has_taken_its_str
                 ready = await first.until("ready")
                 await first.send(SECOND)
                 await first.until("tags", 2)
-                break_off(first)
-                await first.closed()
-            async with going_on(url, ready["resume_token"], last_seq(first)) as (second, again):
-                assert again["resumed_at"] == 1.0
-                await second.send(SECOND)
-                assert (await second.until("tags"))["end"] == 1.5
-                workers.add((ready["resume_token"].split(".")[0], again["resume_token"].split(".")[0]))
+                # The only place is taken by the connection that is left for this one.
+                async with going_on(url, ready["resume_token"], last_seq(first)) as (second, again):
+                    assert again["resumed_at"] == 1.0
+                    await second.send(SECOND)
+                    assert (await second.until("tags"))["end"] == 1.5
+                    workers.add((ready["resume_token"].split(".")[0], again["resume_token"].split(".")[0]))
+            await until(url, "sonotag_streams_open 0.0")
             if len(workers) == 4:
                 break
         assert len({pair for pair in workers if pair[0] != pair[1]}) == 2, "from each worker to the other one"

@@ -10,12 +10,16 @@ import numpy as np
 import pytest
 
 from service.engine import Engine
-from service.errors import UndecodableAudio
+from service.errors import Unavailable, UndecodableAudio
 from service.inference.batcher import Batcher
 from service.inference.catalog import Catalog
 from service.inference.policy import Priority
+from service.keeper.client import LocalKeeper
+from service.keeper.keeper import Keeper
+from service.keeper.topics import FETCH_STREAM, StreamToken
 from service.observer import NullObserver
 from service.settings import Settings
+from service.stream_parking import StreamParking
 from service.streaming.driver import MAX_OUTBOX, StreamDriver
 from service.streaming.messages import ErrorMessage, EventMessage, Ready, ServerMessage, Summary, Tags
 from tests.support.runners import FakeRunner, level
@@ -228,3 +232,26 @@ async def test_a_stream_asks_for_its_hop_and_is_refused_what_there_is_not(engine
     assert isinstance(error, ErrorMessage)
     assert (error.code, error.fatal, channel.closed) == ("queue_full", True, [4503])
     blocker.release()
+
+
+async def test_a_stream_that_is_asked_for_in_vain_waits_on(engine: Engine) -> None:
+    keeper = LocalKeeper(Keeper(engine.settings))
+    parking = StreamParking(keeper, keep_seconds=30)
+    await keeper.start()
+    runner = engine.catalog.get(None).runner
+    assert isinstance(runner, FakeRunner)
+    runner.hold()
+    channel = ListChannel(SECOND, ConnectionResetError())
+    driver = StreamDriver(engine, channel, "id", resumption=parking.of(""))
+    await driver.run(RAW)
+    driver.is_left.set()
+    ready = channel.sent[0]
+    assert isinstance(ready, Ready)
+    assert ready.resume_token
+    with pytest.raises(Unavailable):  # whoever asks has left before the model has answered
+        await keeper.ask(FETCH_STREAM, StreamToken(token=ready.resume_token, owner=""), seconds=0.01)
+    assert parking.num_held == 1
+    runner.release()
+    assert await parking.fetch(ready.resume_token, "") is not None
+    assert parking.num_held == 0
+    await keeper.close()

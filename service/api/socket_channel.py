@@ -1,0 +1,57 @@
+"""The websocket end of a live stream."""
+
+from __future__ import annotations
+
+import asyncio
+
+from fastapi import WebSocket
+from starlette.websockets import WebSocketDisconnect
+
+from service.api.protocol import LAST_WORD
+from service.streaming.driver import OtherSideLeft
+from service.streaming.messages import ServerMessage
+
+
+class SocketChannel:
+    """A `Channel` that is a websocket.
+
+    Args:
+        websocket: Accepted before the first call.
+        send_seconds: How long a client may take nothing.
+    """
+
+    def __init__(self, websocket: WebSocket, send_seconds: float) -> None:
+        self._websocket = websocket
+        self._send_seconds = send_seconds
+        self._is_stuck = False
+
+    async def receive(self) -> str | bytes:
+        """See `Channel`."""
+        message = await self._websocket.receive()
+        if message["type"] == "websocket.disconnect":
+            if message.get("code") in (1000, 1001):
+                raise OtherSideLeft("the client has closed the stream")
+            raise ConnectionResetError(f"the client is gone: {message.get('code', 1006)}")
+        text = message.get("text")
+        frame: str | bytes = message["bytes"] if text is None else text
+        return frame
+
+    async def send(self, message: ServerMessage) -> None:
+        """See `Channel`."""
+        await self._send({"type": "websocket.send", "text": message.to_json()})
+
+    async def close(self, code: int, reason: str) -> None:
+        """See `Channel`."""
+        await self._send({"type": "websocket.close", "code": code, "reason": reason})
+
+    async def _send(self, message: dict[str, object]) -> None:
+        if self._is_stuck:
+            message[LAST_WORD] = True
+        try:
+            async with asyncio.timeout(self._send_seconds):
+                await self._websocket.send(message)
+        except TimeoutError:
+            self._is_stuck = True
+            raise
+        except WebSocketDisconnect as error:
+            raise ConnectionResetError("the client is gone") from error
