@@ -28,6 +28,11 @@ class Grid:
     hop_samples: int
 
 
+def whole_windows_per_second(spec: ModelSpec, grid: Grid) -> float:
+    """Return what a stream asks of the model, in its longest windows a second: shorter ones cost about as much less."""
+    return spec.sample_rate / grid.hop_samples * spec.holding(grid.window_samples) / spec.window_samples
+
+
 def resolve_grid(spec: ModelSpec, window: float | None, hop: float | None) -> Grid:
     """Return the windows a caller asked for.
 

@@ -19,7 +19,7 @@ from service.errors import InvalidParameter, ServiceError, Unavailable
 from service.inference.catalog import Catalog
 from service.inference.live_share import LivePlace
 from service.logs import log_event, log_stream, session_context
-from service.options import resolve_grid
+from service.options import resolve_grid, whole_windows_per_second
 from service.services import Services
 from service.stream_place import StreamPlace
 from service.streaming.driver import Demand, StreamDriver
@@ -200,11 +200,11 @@ def take_place(catalog: Catalog, query: Mapping[str, str], demand: Demand | None
         return catalog.get(demand.model).live.take(demand.windows_per_second)
     name = query.get("model")
     batcher = catalog.get(name if name in catalog.names else None)
-    hop_samples = batcher.spec.hop_samples
+    grid = resolve_grid(batcher.spec, None, None)
     with suppress(ValueError, InvalidParameter):  # whatever is wrong, the session will say so
         window, hop = (float(query[key]) if key in query else None for key in ("window", "hop"))
-        hop_samples = resolve_grid(batcher.spec, window, hop).hop_samples
-    return batcher.live.take(batcher.spec.sample_rate / hop_samples)
+        grid = resolve_grid(batcher.spec, window, hop)
+    return batcher.live.take(whole_windows_per_second(batcher.spec, grid))
 
 
 @router.get("/v1/stream", include_in_schema=False)

@@ -21,6 +21,7 @@ from service.inference.live_share import LivePlace
 from service.inference.policy import Priority
 from service.inference.runner import Int16Array
 from service.meter import UNMETERED, Meter
+from service.options import whole_windows_per_second
 from service.settings import Settings
 from service.streaming.actions import Action, Close, Dropped, FinishAudio, Infer, Resume, Send
 from service.streaming.configuration import ActiveConfiguration
@@ -311,7 +312,7 @@ class StreamDriver:
         Raises:
             QueueFull: The other streams leave too little.
         """
-        self._ask_for(Demand(active.spec.name, active.spec.sample_rate / active.grid.hop_samples))
+        self._ask_for(Demand(active.spec.name, whole_windows_per_second(active.spec, active.grid)))
 
     def _ask_for(self, demand: Demand) -> None:
         """Hold what is asked for in place of what was.

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from service.errors import InvalidParameter
-from service.options import Grid, parse_events, resolve_grid
+from service.options import Grid, parse_events, resolve_grid, whole_windows_per_second
 from service.postprocess.event_config import EventConfig
 from tests.support.runners import make_spec
 
@@ -69,3 +69,10 @@ def test_anything_else_is_refused(value):
 def test_a_model_with_a_shorter_hop_of_its_own_gets_the_shortest_that_may_be_asked_for():
     spec = make_spec(window_samples=16_000, hop_samples=160, min_samples=400)
     assert resolve_grid(spec, None, None) == Grid(16_000, 1_600)
+
+
+def test_a_stream_of_short_windows_asks_for_a_part_of_as_many_long_ones() -> None:
+    spec = make_spec(window_samples=16_000, windows_samples=(4_000, 16_000))
+    assert whole_windows_per_second(spec, Grid(16_000, 8_000)) == 2
+    assert whole_windows_per_second(spec, Grid(5_000, 8_000)) == 2
+    assert whole_windows_per_second(spec, Grid(4_000, 2_000)) == 2
