@@ -24,7 +24,8 @@ from service.logs import log_event, log_stream, session_context
 from service.options import resolve_grid
 from service.services import Services
 from service.stream_place import StreamPlace
-from service.streaming.driver import OtherSideLeft, StreamDriver
+from service.streaming.channel import OtherSideLeft
+from service.streaming.driver import StreamDriver
 from service.streaming.messages import ErrorMessage, ServerMessage
 
 logger = logging.getLogger(__name__)

@@ -23,8 +23,10 @@ from service.inference.runner import Int16Array
 from service.meter import UNMETERED, Meter
 from service.settings import Settings
 from service.streaming.actions import Action, Close, Dropped, FinishAudio, Infer, Resume, Send
+from service.streaming.channel import Channel, OtherSideLeft
 from service.streaming.configuration import ActiveConfiguration
-from service.streaming.messages import Limits, ServerMessage, Stop, Tags
+from service.streaming.messages import Limits, Stop, Tags
+from service.streaming.outbox import Outbox
 from service.streaming.session import StreamSession
 from service.tracing import Lap, current_trace
 
@@ -33,41 +35,8 @@ logger = logging.getLogger(__name__)
 EARLY_SECONDS = 1.0
 """A window that was sent further ahead of real time goes with the bulk until it is due: who sends a file as fast as it is taken
 does not hold up those who speak now. Pieces of a second, and a sender's jitter, stay below it."""
-MAX_OUTBOX = 256
-"""Messages that may wait for a client that does not read; then it is not read either."""
 INLINE_BYTES = 32 * 1024
 """Raw frames up to this size are decoded where they arrive, under a millisecond; larger ones in the pool."""
-
-
-class OtherSideLeft(ConnectionResetError):
-    """The other side has closed the stream itself: nobody will come back to it."""
-
-
-class Channel(Protocol):
-    """Where a stream's frames come from and its messages go. One task calls `receive`, another one `send` and `close`.
-
-    Every method may raise OSError: the other side is gone, and the stream with it.
-    """
-
-    async def receive(self) -> str | bytes:
-        """Wait for the next frame: text for a message, bytes for sound. Cancelled when no frame matters any more.
-
-        Raises:
-            ServiceError: The sound cannot be read any further; what came is scored and sent, then the stream ends with it.
-        """
-        ...
-
-    async def send(self, message: ServerMessage) -> None:
-        """Send a message. While it waits the stream is read no further than a few messages.
-
-        Raises:
-            TimeoutError: The other side takes nothing. What is sent after it are the last words, which do not wait.
-        """
-        ...
-
-    async def close(self, code: int, reason: str) -> None:
-        """End the stream; nothing is sent after it."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,8 +130,8 @@ class StreamDriver:
         )
         self.close_code: int | None = None
         self.demand: Demand | None = None
-        self._outbox: asyncio.Queue[ServerMessage | Close] = asyncio.Queue()
         self._changed = asyncio.Event()
+        self._outbox = Outbox(channel, self._changed.set, self._give_up_on_reader)
         self._inferences: set[asyncio.Task[None]] = set()
         self._alarm: asyncio.TimerHandle | None = None
         self._alarm_at = 0.0
@@ -182,7 +151,7 @@ class StreamDriver:
         Args:
             query: The configuration that came with the connection, as names and values.
         """
-        self._writer = asyncio.create_task(self._write())
+        self._writer = asyncio.create_task(self._outbox.deliver())
         self._reader = asyncio.create_task(self._read())
         taken = asyncio.create_task(self._is_taken.wait())
         if self._resumption and self._token:
@@ -266,7 +235,7 @@ class StreamDriver:
                 case Send(message) if self._is_parked:
                     pass  # the session keeps it for whoever goes on
                 case Send(message):
-                    self._outbox.put_nowait(message)
+                    self._outbox.put(message)
                     if isinstance(message, Tags):
                         self._engine.metrics.window_lag(message.lag_ms / 1000)
                         self._note_window(is_late=message.lag_ms / 1000 > self._half_lag)
@@ -284,7 +253,7 @@ class StreamDriver:
                         self._note_window(is_late=True)
                 case Close(code):
                     self.close_code = code
-                    self._outbox.put_nowait(action)
+                    self._outbox.put(action)
         if self._is_receiving and not self.session.is_reading:
             self._reader.cancel()  # it waits for a frame that does not matter any more
         self._changed.set()
@@ -376,26 +345,8 @@ class StreamDriver:
             window_samples=action.window_samples,
         )
 
-    async def _write(self) -> None:
-        while True:
-            item = await self._outbox.get()
-            if isinstance(item, Close):
-                await self._channel.close(item.code, item.reason)
-                return
-            try:
-                await self._channel.send(item)
-            except TimeoutError:
-                self._give_up_on_reader()
-                continue
-            if self._outbox.qsize() == MAX_OUTBOX // 2:
-                self._changed.set()
-
     def _give_up_on_reader(self) -> None:
-        """Let the error and the close be all that is still sent: what waits would have to wait for ever."""
-        if self.session.is_closed:
-            raise ConnectionResetError("the client takes nothing, not even the close")
-        while not self._outbox.empty():
-            self._outbox.get_nowait()
+        """The other side takes nothing: the error and the close are all that is still sent."""
         seconds = self._engine.settings.send_seconds
         error = SlowReader(f"nothing was taken of what was sent for {seconds:g} s (SONOTAG_SEND_SECONDS): read while you send")
         self._perform(self.session.fail, error)
@@ -420,7 +371,7 @@ class StreamDriver:
 
     async def _until_readable(self) -> None:
         """Hold the sender while too much is received and not answered, or not taken by the other side."""
-        while self.session.is_paused(self._clock()) or (self._outbox.qsize() > MAX_OUTBOX and self.session.is_reading):
+        while self.session.is_paused(self._clock()) or (self._outbox.is_full and self.session.is_reading):
             self._changed.clear()
             self._arm()
             await self._changed.wait()

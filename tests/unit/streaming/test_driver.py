@@ -16,8 +16,9 @@ from service.inference.catalog import Catalog
 from service.inference.policy import Priority
 from service.observer import NullObserver
 from service.settings import Settings
-from service.streaming.driver import MAX_OUTBOX, StreamDriver
+from service.streaming.driver import StreamDriver
 from service.streaming.messages import ErrorMessage, EventMessage, Ready, ServerMessage, Summary, Tags
+from service.streaming.outbox import MAX_OUTBOX
 from tests.support.runners import FakeRunner, level
 
 RAW = [("encoding", "s16le"), ("sample_rate", "16000"), ("threshold", "0.5")]
