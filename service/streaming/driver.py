@@ -15,11 +15,9 @@ from typing import Protocol
 
 from service.audio.intake import ContainerIntake, Intake, RawIntake
 from service.engine import Engine
-from service.errors import InferenceFailed, QueueFull, ServiceError, SlowReader
-from service.inference.batcher import WindowScores, model_laps
+from service.errors import QueueFull, ServiceError, SlowReader
 from service.inference.live_share import LivePlace
-from service.inference.policy import Priority
-from service.inference.runner import Int16Array
+from service.inference.runner import FloatArray, Int16Array
 from service.meter import UNMETERED, Meter
 from service.settings import Settings
 from service.streaming.actions import Action, Close, Dropped, FinishAudio, Infer, Resume, Send
@@ -27,14 +25,12 @@ from service.streaming.channel import Channel, OtherSideLeft
 from service.streaming.configuration import ActiveConfiguration
 from service.streaming.messages import Limits, Stop, Tags
 from service.streaming.outbox import Outbox
+from service.streaming.scorer import WindowScorer
 from service.streaming.session import StreamSession
 from service.tracing import Lap, current_trace
 
 logger = logging.getLogger(__name__)
 
-EARLY_SECONDS = 1.0
-"""A window that was sent further ahead of real time goes with the bulk until it is due: who sends a file as fast as it is taken
-does not hold up those who speak now. Pieces of a second, and a sender's jitter, stay below it."""
 INLINE_BYTES = 32 * 1024
 """Raw frames up to this size are decoded where they arrive, under a millisecond; larger ones in the pool."""
 
@@ -132,7 +128,7 @@ class StreamDriver:
         self.demand: Demand | None = None
         self._changed = asyncio.Event()
         self._outbox = Outbox(channel, self._changed.set, self._give_up_on_reader)
-        self._inferences: set[asyncio.Task[None]] = set()
+        self._scorer = WindowScorer(engine, self._take_scores, self._take_failure)
         self._alarm: asyncio.TimerHandle | None = None
         self._alarm_at = 0.0
         self._must_finish = False
@@ -170,10 +166,10 @@ class StreamDriver:
             if self._intake:
                 self._intake.close()
             tasks = [self._writer, self._reader, taken, *([self._fetching] if self._fetching else [])]
-            if not self._is_parked:
-                tasks += self._inferences
             for task in tasks:
                 task.cancel()
+            if not self._is_parked:
+                tasks += self._scorer.cancel()
             for result in await asyncio.gather(*tasks, return_exceptions=True):
                 if isinstance(result, Exception) and not isinstance(result, OSError):
                     logger.error("the stream failed", exc_info=result)
@@ -207,8 +203,7 @@ class StreamDriver:
 
     def forget(self) -> None:
         """Nobody came for the stream: what it had is dropped."""
-        for task in self._inferences:
-            task.cancel()
+        self._scorer.cancel()
         self._perform(self.session.abandon)
 
     def _note_idle(self) -> None:
@@ -240,9 +235,7 @@ class StreamDriver:
                         self._engine.metrics.window_lag(message.lag_ms / 1000)
                         self._note_window(is_late=message.lag_ms / 1000 > self._half_lag)
                 case Infer():
-                    task = asyncio.create_task(self._infer(action, self._decoded))
-                    self._inferences.add(task)
-                    task.add_done_callback(self._inferences.discard)
+                    self._scorer.submit(action, self.session.spec.name, self._decoded)
                 case Resume(token):
                     self._fetching = asyncio.create_task(self._fetch(token))
                 case FinishAudio():
@@ -315,35 +308,11 @@ class StreamDriver:
         self._alarm = None
         self._perform(self.session.poll, self._clock())
 
-    async def _infer(self, action: Infer, decoded: Lap | None) -> None:
-        """Have a window scored; `decoded` is the reading of the piece that completed it."""
-        try:
-            result = await self._score(action)
-        except ServiceError as error:
-            self._perform(self.session.receive_failure, action.ticket, error, self._clock())
-        except Exception:
-            logger.exception("a window could not be scored")
-            failure = InferenceFailed("a window could not be scored")
-            self._perform(self.session.receive_failure, action.ticket, failure, self._clock())
-        else:
-            started = self._clock()
-            self._perform(self.session.receive_scores, action.ticket, result.scores, started)
-            ended = self._clock()
-            self._engine.metrics.stage_seconds("postprocess", ended - started)
-            if self._trace.is_recording:
-                laps = [*model_laps(result), Lap("postprocess", started, ended)]
-                self._trace.window_done([decoded, *laps] if decoded else laps)
+    def _take_scores(self, ticket: int, scores: FloatArray, now: float) -> None:
+        self._perform(self.session.receive_scores, ticket, scores, now)
 
-    async def _score(self, action: Infer) -> WindowScores:
-        batcher = self._catalog.get(self.session.spec.name)
-        is_early = action.due > self._clock() + EARLY_SECONDS
-        return await batcher.submit(
-            action.waveform,
-            priority=Priority.BULK if is_early else Priority.LIVE,
-            deadline=action.deadline,
-            live_at=action.due if is_early else None,
-            window_samples=action.window_samples,
-        )
+    def _take_failure(self, ticket: int, error: ServiceError, now: float) -> None:
+        self._perform(self.session.receive_failure, ticket, error, now)
 
     def _give_up_on_reader(self) -> None:
         """The other side takes nothing: the error and the close are all that is still sent."""
