@@ -9,30 +9,26 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from service.audio.intake import ContainerIntake, Intake, RawIntake
 from service.engine import Engine
 from service.errors import QueueFull, ServiceError, SlowReader
 from service.inference.live_share import LivePlace
-from service.inference.runner import FloatArray, Int16Array
+from service.inference.runner import FloatArray
 from service.meter import UNMETERED, Meter
 from service.settings import Settings
 from service.streaming.actions import Action, Close, Dropped, FinishAudio, Infer, Resume, Send
 from service.streaming.channel import Channel, OtherSideLeft
 from service.streaming.configuration import ActiveConfiguration
+from service.streaming.frame_decoder import FrameDecoder
 from service.streaming.messages import Limits, Stop, Tags
 from service.streaming.outbox import Outbox
 from service.streaming.scorer import WindowScorer
 from service.streaming.session import StreamSession
-from service.tracing import Lap, current_trace
 
 logger = logging.getLogger(__name__)
-
-INLINE_BYTES = 32 * 1024
-"""Raw frames up to this size are decoded where they arrive, under a millisecond; larger ones in the pool."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +107,6 @@ class StreamDriver:
         place: LivePlace | None = None,
     ) -> None:
         self._engine = engine
-        self._meter = meter
         self._channel = channel
         self._catalog = engine.catalog
         self._clock = engine.clock
@@ -137,9 +132,7 @@ class StreamDriver:
         self._fetching: asyncio.Task[None] | None = None
         self._idle = asyncio.Event()
         self._is_receiving = False
-        self._intake: Intake | None = None
-        self._trace = current_trace()
-        self._decoded: Lap | None = None
+        self._decoder = FrameDecoder(engine, meter)
 
     async def run(self, query: list[tuple[str, str]]) -> None:
         """Serve the stream until it is closed or the other side is gone.
@@ -163,8 +156,7 @@ class StreamDriver:
             if self._alarm:
                 self._alarm.cancel()
             self._part()
-            if self._intake:
-                self._intake.close()
+            self._decoder.close()
             tasks = [self._writer, self._reader, taken, *([self._fetching] if self._fetching else [])]
             for task in tasks:
                 task.cancel()
@@ -235,7 +227,7 @@ class StreamDriver:
                         self._engine.metrics.window_lag(message.lag_ms / 1000)
                         self._note_window(is_late=message.lag_ms / 1000 > self._half_lag)
                 case Infer():
-                    self._scorer.submit(action, self.session.spec.name, self._decoded)
+                    self._scorer.submit(action, self.session.spec.name, self._decoder.lap)
                 case Resume(token):
                     self._fetching = asyncio.create_task(self._fetch(token))
                 case FinishAudio():
@@ -352,31 +344,21 @@ class StreamDriver:
             return
         self._perform(self.session.receive_binary, len(frame), now)
         if self.session.is_reading:
-            self._intake = self._intake or self._open_intake()
-            if error := await self._hand_over(self._intake.push(frame), now, inline=self._is_quick(frame)):
+            self._decoder.push(frame, self.session.audio_format, self.session.spec)
+            if error := await self._hand_over(now):
                 self._perform(self.session.receive_audio_end, self._clock(), error)
 
     async def _finish(self) -> None:
         """Drain the decoder."""
-        error: ServiceError | None = None
-        if self._intake:
-            error = await self._hand_over(self._intake.finish(), self._clock(), inline=isinstance(self._intake, RawIntake))
+        self._decoder.finish()
+        error = await self._hand_over(self._clock())
         self._perform(self.session.receive_audio_end, self._clock(), error)
 
-    async def _hand_over(self, blocks: Iterator[Int16Array], arrived_at: float, *, inline: bool) -> ServiceError | None:
-        """Give decoded blocks to the session, pausing between them where it asks for it; return why no more can be decoded."""
-        rate = self.session.spec.sample_rate
+    async def _hand_over(self, arrived_at: float) -> ServiceError | None:
+        """Give what is decoded to the session, pausing where it asks for it; return why no more can be decoded."""
         try:
-            while not self.session.is_closed:
-                started = self._clock()
-                block = next(blocks, None) if inline else await self._engine.run(lambda: next(blocks, None))
-                if self._trace.is_recording:
-                    self._decoded = Lap("decode", started, self._clock())
-                if block is None:
-                    break
-                self._engine.metrics.audio_received("stream", len(block) / rate)
-                await self._meter.take(len(block) / rate)
-                self._perform(self.session.receive_audio, block, arrived_at, self._clock())
+            while not self.session.is_closed and (piece := await self._decoder.take()) is not None:
+                self._perform(self.session.receive_audio, piece, arrived_at, self._clock())
                 await self._until_readable()
         except ServiceError as error:
             return error
@@ -384,22 +366,6 @@ class StreamDriver:
             logger.exception("the sound of a stream could not be decoded")
             return _our_fault()
         return None
-
-    def _is_quick(self, data: bytes) -> bool:
-        return isinstance(self._intake, RawIntake) and len(data) <= INLINE_BYTES
-
-    def _open_intake(self) -> Intake:
-        audio, spec = self.session.audio_format, self.session.spec
-        observe = self._engine.metrics.stage_seconds
-        if audio.raw:
-            return RawIntake(audio.raw, channel=audio.channel, target_rate=spec.sample_rate, observe=observe, clock=self._clock)
-        return ContainerIntake(
-            channel=audio.channel,
-            target_rate=spec.sample_rate,
-            observe=observe,
-            clock=self._clock,
-            make_decoder=self._engine.decoders.stream_decoder,
-        )
 
 
 def _our_fault() -> ServiceError:
