@@ -20,6 +20,7 @@ from service.inference.runner import FloatArray
 from service.meter import UNMETERED, Meter
 from service.settings import Settings
 from service.streaming.actions import Action, Close, Dropped, FinishAudio, Infer, Resume, Send
+from service.streaming.alarm import Alarm
 from service.streaming.channel import Channel, OtherSideLeft
 from service.streaming.configuration import ActiveConfiguration
 from service.streaming.frame_decoder import FrameDecoder
@@ -124,8 +125,7 @@ class StreamDriver:
         self._changed = asyncio.Event()
         self._outbox = Outbox(channel, self._changed.set, self._give_up_on_reader)
         self._scorer = WindowScorer(engine, self._take_scores, self._take_failure)
-        self._alarm: asyncio.TimerHandle | None = None
-        self._alarm_at = 0.0
+        self._alarm = Alarm(self._clock, self._poll)
         self._must_finish = False
         self._is_parked = False
         self._is_taken = asyncio.Event()
@@ -153,8 +153,7 @@ class StreamDriver:
             if not self.session.is_reading and not taken.done():
                 await asyncio.wait([self._writer, taken], return_when=asyncio.FIRST_COMPLETED)
         finally:
-            if self._alarm:
-                self._alarm.cancel()
+            self._alarm.cancel()
             self._part()
             self._decoder.close()
             tasks = [self._writer, self._reader, taken, *([self._fetching] if self._fetching else [])]
@@ -282,22 +281,9 @@ class StreamDriver:
             self._catalog.get(self.session.spec.name).live.record_window(is_late=is_late)
 
     def _arm(self) -> None:
-        """Set the alarm for the session's next poll.
-
-        An alarm that is set already and earlier is left: every frame moves the idle time-out, and a poll that comes too early
-        finds nothing to do and sets the alarm again.
-        """
-        now = self._clock()
-        at = self.session.next_poll(now)
-        if self._alarm and (at is None or at < self._alarm_at):
-            self._alarm.cancel()
-            self._alarm = None
-        if at is not None and self._alarm is None:
-            self._alarm_at = at
-            self._alarm = asyncio.get_running_loop().call_later(max(0.0, at - now) + 0.001, self._poll)
+        self._alarm.set(self.session.next_poll(self._clock()))
 
     def _poll(self) -> None:
-        self._alarm = None
         self._perform(self.session.poll, self._clock())
 
     def _take_scores(self, ticket: int, scores: FloatArray, now: float) -> None:
