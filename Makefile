@@ -34,7 +34,8 @@ BENCH_SERVICE ?= --first 24 --seconds 8
 
 # The tests of the pure modules, whose coverage must be complete, by branch. Decoders meet damage only in real encoded files.
 PURE_TESTS := tests/unit/access tests/unit/audio tests/integration/test_containers.py tests/unit/postprocess tests/unit/streaming tests/unit/inference/test_policy.py tests/property
-PURE_MODULES := service/access/origins.py,service/access/quotas.py,service/audio/*,service/postprocess/*,service/streaming/session.py,service/inference/policy.py
+PURE_SESSION := service/streaming/session.py,service/streaming/negotiation.py,service/streaming/resumed_stream.py,service/streaming/timers.py,service/streaming/outgoing.py,service/streaming/ending.py
+PURE_MODULES := service/access/origins.py,service/access/quotas.py,service/audio/*,service/postprocess/*,$(PURE_SESSION),service/inference/policy.py
 
 .PHONY: serve test bench chaos load soak fuzz image-test coverage lint types format export wheel lock audit sbom clean
 .DELETE_ON_ERROR:

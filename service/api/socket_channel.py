@@ -8,7 +8,7 @@ from fastapi import WebSocket
 from starlette.websockets import WebSocketDisconnect
 
 from service.api.protocol import LAST_WORD
-from service.streaming.driver import OtherSideLeft
+from service.streaming.channel import OtherSideLeft
 from service.streaming.messages import ServerMessage
 
 

@@ -9,66 +9,28 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from service.audio.intake import ContainerIntake, Intake, RawIntake
 from service.engine import Engine
-from service.errors import InferenceFailed, QueueFull, ServiceError, SlowReader
-from service.inference.batcher import WindowScores, model_laps
+from service.errors import QueueFull, ServiceError, SlowReader
 from service.inference.live_share import LivePlace
-from service.inference.policy import Priority
-from service.inference.runner import Int16Array
+from service.inference.runner import FloatArray
 from service.meter import UNMETERED, Meter
 from service.options import whole_windows_per_second
 from service.settings import Settings
 from service.streaming.actions import Action, Close, Dropped, FinishAudio, Infer, Resume, Send
+from service.streaming.alarm import Alarm
+from service.streaming.channel import Channel, OtherSideLeft
 from service.streaming.configuration import ActiveConfiguration
-from service.streaming.messages import Limits, ServerMessage, Stop, Tags
+from service.streaming.frame_decoder import FrameDecoder
+from service.streaming.messages import Limits, Stop, Tags
+from service.streaming.outbox import Outbox
+from service.streaming.scorer import WindowScorer
 from service.streaming.session import StreamSession
-from service.tracing import Lap, current_trace
 
 logger = logging.getLogger(__name__)
-
-EARLY_SECONDS = 1.0
-"""A window that was sent further ahead of real time goes with the bulk until it is due: who sends a file as fast as it is taken
-does not hold up those who speak now. Pieces of a second, and a sender's jitter, stay below it."""
-MAX_OUTBOX = 256
-"""Messages that may wait for a client that does not read; then it is not read either."""
-INLINE_BYTES = 32 * 1024
-"""Raw frames up to this size are decoded where they arrive, under a millisecond; larger ones in the pool."""
-
-
-class OtherSideLeft(ConnectionResetError):
-    """The other side has closed the stream itself: nobody will come back to it."""
-
-
-class Channel(Protocol):
-    """Where a stream's frames come from and its messages go. One task calls `receive`, another one `send` and `close`.
-
-    Every method may raise OSError: the other side is gone, and the stream with it.
-    """
-
-    async def receive(self) -> str | bytes:
-        """Wait for the next frame: text for a message, bytes for sound. Cancelled when no frame matters any more.
-
-        Raises:
-            ServiceError: The sound cannot be read any further; what came is scored and sent, then the stream ends with it.
-        """
-        ...
-
-    async def send(self, message: ServerMessage) -> None:
-        """Send a message. While it waits the stream is read no further than a few messages.
-
-        Raises:
-            TimeoutError: The other side takes nothing. What is sent after it are the last words, which do not wait.
-        """
-        ...
-
-    async def close(self, code: int, reason: str) -> None:
-        """End the stream; nothing is sent after it."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +110,6 @@ class StreamDriver:
         place: LivePlace | None = None,
     ) -> None:
         self._engine = engine
-        self._meter = meter
         self._channel = channel
         self._catalog = engine.catalog
         self._clock = engine.clock
@@ -164,20 +125,17 @@ class StreamDriver:
         self.close_code: int | None = None
         self.demand: Demand | None = None
         self.is_left = asyncio.Event()
-        self._outbox: asyncio.Queue[ServerMessage | Close] = asyncio.Queue()
         self._changed = asyncio.Event()
-        self._inferences: set[asyncio.Task[None]] = set()
-        self._alarm: asyncio.TimerHandle | None = None
-        self._alarm_at = 0.0
+        self._outbox = Outbox(channel, self._changed.set, self._give_up_on_reader)
+        self._scorer = WindowScorer(engine, self._take_scores, self._take_failure)
+        self._alarm = Alarm(self._clock, self._poll)
         self._must_finish = False
         self._is_parked = False
         self._is_taken = asyncio.Event()
         self._fetching: asyncio.Task[None] | None = None
         self._idle = asyncio.Event()
         self._is_receiving = False
-        self._intake: Intake | None = None
-        self._trace = current_trace()
-        self._decoded: Lap | None = None
+        self._decoder = FrameDecoder(engine, meter)
 
     async def run(self, query: list[tuple[str, str]]) -> None:
         """Serve the stream until it is closed or the other side is gone.
@@ -185,7 +143,7 @@ class StreamDriver:
         Args:
             query: The configuration that came with the connection, as names and values.
         """
-        self._writer = asyncio.create_task(self._write())
+        self._writer = asyncio.create_task(self._outbox.deliver())
         self._reader = asyncio.create_task(self._read())
         taken = asyncio.create_task(self._is_taken.wait())
         if self._resumption and self._token:
@@ -198,16 +156,14 @@ class StreamDriver:
             if not self.session.is_reading and not taken.done():
                 await asyncio.wait([self._writer, taken], return_when=asyncio.FIRST_COMPLETED)
         finally:
-            if self._alarm:
-                self._alarm.cancel()
+            self._alarm.cancel()
             self._part()
-            if self._intake:
-                self._intake.close()
+            self._decoder.close()
             tasks = [self._writer, self._reader, taken, *([self._fetching] if self._fetching else [])]
-            if not self._is_parked:
-                tasks += self._inferences
             for task in tasks:
                 task.cancel()
+            if not self._is_parked:
+                tasks += self._scorer.cancel()
             for result in await asyncio.gather(*tasks, return_exceptions=True):
                 if isinstance(result, Exception) and not isinstance(result, OSError):
                     logger.error("the stream failed", exc_info=result)
@@ -239,8 +195,7 @@ class StreamDriver:
 
     def forget(self) -> None:
         """Nobody came for the stream: what it had is dropped."""
-        for task in self._inferences:
-            task.cancel()
+        self._scorer.cancel()
         self._perform(self.session.abandon)
 
     def _note_idle(self) -> None:
@@ -267,14 +222,12 @@ class StreamDriver:
                 case Send(message) if self._is_parked:
                     pass  # the session keeps it for whoever goes on
                 case Send(message):
-                    self._outbox.put_nowait(message)
+                    self._outbox.put(message)
                     if isinstance(message, Tags):
                         self._engine.metrics.window_lag(message.lag_ms / 1000)
                         self._note_window(is_late=message.lag_ms / 1000 > self._half_lag)
                 case Infer():
-                    task = asyncio.create_task(self._infer(action, self._decoded))
-                    self._inferences.add(task)
-                    task.add_done_callback(self._inferences.discard)
+                    self._scorer.submit(action, self.session.spec.name, self._decoder.lap)
                 case Resume(token):
                     self._fetching = asyncio.create_task(self._fetch(token))
                 case FinishAudio():
@@ -285,7 +238,7 @@ class StreamDriver:
                         self._note_window(is_late=True)
                 case Close(code):
                     self.close_code = code
-                    self._outbox.put_nowait(action)
+                    self._outbox.put(action)
         if self._is_receiving and not self.session.is_reading:
             self._reader.cancel()  # it waits for a frame that does not matter any more
         self._changed.set()
@@ -329,74 +282,19 @@ class StreamDriver:
             self._catalog.get(self.session.spec.name).live.record_window(is_late=is_late)
 
     def _arm(self) -> None:
-        """Set the alarm for the session's next poll.
-
-        An alarm that is set already and earlier is left: every frame moves the idle time-out, and a poll that comes too early
-        finds nothing to do and sets the alarm again.
-        """
-        now = self._clock()
-        at = self.session.next_poll(now)
-        if self._alarm and (at is None or at < self._alarm_at):
-            self._alarm.cancel()
-            self._alarm = None
-        if at is not None and self._alarm is None:
-            self._alarm_at = at
-            self._alarm = asyncio.get_running_loop().call_later(max(0.0, at - now) + 0.001, self._poll)
+        self._alarm.set(self.session.next_poll(self._clock()))
 
     def _poll(self) -> None:
-        self._alarm = None
         self._perform(self.session.poll, self._clock())
 
-    async def _infer(self, action: Infer, decoded: Lap | None) -> None:
-        """Have a window scored; `decoded` is the reading of the piece that completed it."""
-        try:
-            result = await self._score(action)
-        except ServiceError as error:
-            self._perform(self.session.receive_failure, action.ticket, error, self._clock())
-        except Exception:
-            logger.exception("a window could not be scored")
-            failure = InferenceFailed("a window could not be scored")
-            self._perform(self.session.receive_failure, action.ticket, failure, self._clock())
-        else:
-            started = self._clock()
-            self._perform(self.session.receive_scores, action.ticket, result.scores, started)
-            ended = self._clock()
-            self._engine.metrics.stage_seconds("postprocess", ended - started)
-            if self._trace.is_recording:
-                laps = [*model_laps(result), Lap("postprocess", started, ended)]
-                self._trace.window_done([decoded, *laps] if decoded else laps)
+    def _take_scores(self, ticket: int, scores: FloatArray, now: float) -> None:
+        self._perform(self.session.receive_scores, ticket, scores, now)
 
-    async def _score(self, action: Infer) -> WindowScores:
-        batcher = self._catalog.get(self.session.spec.name)
-        is_early = action.due > self._clock() + EARLY_SECONDS
-        return await batcher.submit(
-            action.waveform,
-            priority=Priority.BULK if is_early else Priority.LIVE,
-            deadline=action.deadline,
-            live_at=action.due if is_early else None,
-            window_samples=action.window_samples,
-        )
-
-    async def _write(self) -> None:
-        while True:
-            item = await self._outbox.get()
-            if isinstance(item, Close):
-                await self._channel.close(item.code, item.reason)
-                return
-            try:
-                await self._channel.send(item)
-            except TimeoutError:
-                self._give_up_on_reader()
-                continue
-            if self._outbox.qsize() == MAX_OUTBOX // 2:
-                self._changed.set()
+    def _take_failure(self, ticket: int, error: ServiceError, now: float) -> None:
+        self._perform(self.session.receive_failure, ticket, error, now)
 
     def _give_up_on_reader(self) -> None:
-        """Let the error and the close be all that is still sent: what waits would have to wait for ever."""
-        if self.session.is_closed:
-            raise ConnectionResetError("the client takes nothing, not even the close")
-        while not self._outbox.empty():
-            self._outbox.get_nowait()
+        """The other side takes nothing: the error and the close are all that is still sent."""
         seconds = self._engine.settings.send_seconds
         error = SlowReader(f"nothing was taken of what was sent for {seconds:g} s (SONOTAG_SEND_SECONDS): read while you send")
         self._perform(self.session.fail, error)
@@ -421,7 +319,7 @@ class StreamDriver:
 
     async def _until_readable(self) -> None:
         """Hold the sender while too much is received and not answered, or not taken by the other side."""
-        while self.session.is_paused(self._clock()) or (self._outbox.qsize() > MAX_OUTBOX and self.session.is_reading):
+        while self.session.is_paused(self._clock()) or (self._outbox.is_full and self.session.is_reading):
             self._changed.clear()
             self._arm()
             await self._changed.wait()
@@ -433,31 +331,21 @@ class StreamDriver:
             return
         self._perform(self.session.receive_binary, len(frame), now)
         if self.session.is_reading:
-            self._intake = self._intake or self._open_intake()
-            if error := await self._hand_over(self._intake.push(frame), now, inline=self._is_quick(frame)):
+            self._decoder.push(frame, self.session.audio_format, self.session.spec)
+            if error := await self._hand_over(now):
                 self._perform(self.session.receive_audio_end, self._clock(), error)
 
     async def _finish(self) -> None:
         """Drain the decoder."""
-        error: ServiceError | None = None
-        if self._intake:
-            error = await self._hand_over(self._intake.finish(), self._clock(), inline=isinstance(self._intake, RawIntake))
+        self._decoder.finish()
+        error = await self._hand_over(self._clock())
         self._perform(self.session.receive_audio_end, self._clock(), error)
 
-    async def _hand_over(self, blocks: Iterator[Int16Array], arrived_at: float, *, inline: bool) -> ServiceError | None:
-        """Give decoded blocks to the session, pausing between them where it asks for it; return why no more can be decoded."""
-        rate = self.session.spec.sample_rate
+    async def _hand_over(self, arrived_at: float) -> ServiceError | None:
+        """Give what is decoded to the session, pausing where it asks for it; return why no more can be decoded."""
         try:
-            while not self.session.is_closed:
-                started = self._clock()
-                block = next(blocks, None) if inline else await self._engine.run(lambda: next(blocks, None))
-                if self._trace.is_recording:
-                    self._decoded = Lap("decode", started, self._clock())
-                if block is None:
-                    break
-                self._engine.metrics.audio_received("stream", len(block) / rate)
-                await self._meter.take(len(block) / rate)
-                self._perform(self.session.receive_audio, block, arrived_at, self._clock())
+            while not self.session.is_closed and (piece := await self._decoder.take()) is not None:
+                self._perform(self.session.receive_audio, piece, arrived_at, self._clock())
                 await self._until_readable()
         except ServiceError as error:
             return error
@@ -465,22 +353,6 @@ class StreamDriver:
             logger.exception("the sound of a stream could not be decoded")
             return _our_fault()
         return None
-
-    def _is_quick(self, data: bytes) -> bool:
-        return isinstance(self._intake, RawIntake) and len(data) <= INLINE_BYTES
-
-    def _open_intake(self) -> Intake:
-        audio, spec = self.session.audio_format, self.session.spec
-        observe = self._engine.metrics.stage_seconds
-        if audio.raw:
-            return RawIntake(audio.raw, channel=audio.channel, target_rate=spec.sample_rate, observe=observe, clock=self._clock)
-        return ContainerIntake(
-            channel=audio.channel,
-            target_rate=spec.sample_rate,
-            observe=observe,
-            clock=self._clock,
-            make_decoder=self._engine.decoders.stream_decoder,
-        )
 
 
 def _our_fault() -> ServiceError:

@@ -97,6 +97,11 @@ class StreamSound:
         return len(self._ledger) > 0
 
     @property
+    def may_wait(self) -> bool:
+        """Whether the client takes late answers rather than none."""
+        return self._active.on_lag == "wait"
+
+    @property
     def num_events(self) -> int:
         """Events told with an offset and not retracted."""
         return self._detector.num_events

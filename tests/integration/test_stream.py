@@ -31,11 +31,11 @@ async def until_metric(url, line):
 
 @contextlib.contextmanager
 def capture_errors():
-    """Collect what the stream's driver logs as errors."""
+    """Collect what streams log as errors."""
     records: list[logging.LogRecord] = []
     handler = logging.Handler(logging.ERROR)
     handler.emit = records.append  # type: ignore[method-assign]
-    logger = logging.getLogger("service.streaming.driver")
+    logger = logging.getLogger("service.streaming")
     logger.addHandler(handler)
     try:
         yield records

@@ -20,8 +20,9 @@ from service.keeper.topics import FETCH_STREAM, StreamToken
 from service.observer import NullObserver
 from service.settings import Settings
 from service.stream_parking import StreamParking
-from service.streaming.driver import MAX_OUTBOX, StreamDriver
+from service.streaming.driver import StreamDriver
 from service.streaming.messages import ErrorMessage, EventMessage, Ready, ServerMessage, Summary, Tags
+from service.streaming.outbox import MAX_OUTBOX
 from tests.support.runners import FakeRunner, level
 
 RAW = [("encoding", "s16le"), ("sample_rate", "16000"), ("threshold", "0.5")]

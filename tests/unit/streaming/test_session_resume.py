@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from service.streaming.session import MAX_GAP_SECONDS
+from service.streaming.resumed_stream import MAX_GAP_SECONDS
 from tests.support.runners import make_spec
 from tests.support.streams import RAW, DrivenSession
 
