@@ -11,6 +11,7 @@ import httpx
 import pytest
 
 from service import exit_codes
+from tests.support.bundles import write_bundle
 from tests.support.process import running
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -60,7 +61,9 @@ def test_standard_output_holds_the_address_and_the_log_is_json_beside_it(tmp_pat
 def test_what_cannot_start_says_why_and_has_its_own_exit_code(
     workers: str, flags: tuple[str, str], reason: str, tmp_path: Path
 ) -> None:
-    with running("service", "serve", "--workers", workers, *flags, cwd=tmp_path) as service:
+    # Only what loads a model finds a wrong one; a small model is loaded sooner.
+    environ = {"SONOTAG_BUNDLES": f"linear={write_bundle(tmp_path / 'bundle')}"}
+    with running("service", "serve", "--workers", workers, *flags, environ=environ, cwd=tmp_path) as service:
         assert service.wait() == exit_codes.START
         assert service.output == []
         assert reason in service.stderr
