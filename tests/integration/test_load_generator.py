@@ -23,6 +23,7 @@ from service.capacity import read_measurement
 from service.errors import InvalidParameter
 from service.settings import Settings
 from tests.support.app_server import AppServer, serving
+from tests.support.bundles import write_bundle
 from tests.support.keys import add_key
 from tests.support.process import clean_environ
 from tests.support.rest import measure
@@ -131,7 +132,9 @@ def test_the_command_starts_a_service_and_writes_what_it_found(tmp_path: Path) -
     path = tmp_path / "capacity.json"
     keys = tmp_path / "keys.json"
     variables = {"SONOTAG_API_KEYS_FILE": str(keys), "SONOTAG_API_KEY": add_key(keys, "bench", "stream", "metrics")}
-    flags = ("--slo", "0.000001", "--first", "1", "--seconds", "0.4", "--hop", "0.2", "--clients", "0", "--idle-streams", "8")
+    variables["SONOTAG_BUNDLES"] = f"linear={write_bundle(tmp_path / 'bundle')}"  # its windows are short, and so is the wait
+    flags = ("--slo", "0.000001", "--first", "1", "--seconds", "0.4", "--hop", "0.1", "--clients", "0", "--idle-streams", "8")
+    flags = (*flags, "--sound", str(REPOSITORY / "examples" / "guitar.ogg"))
     done = bench(*flags, "--max-lag-seconds", "1", "--json", "--capacity-file", str(path), cwd=tmp_path, **variables)
     assert done.returncode == exit_codes.FAILURE, done.stderr
     report = json.loads(done.stdout)

@@ -21,11 +21,9 @@ from tests.support.websocket import Stream, cut, stream_pieces
 TOLERANCE = 1e-4
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    with running("service", "serve", cwd=tmp_path_factory.mktemp("serve")) as process:
-        process.wait_ready()
-        yield process
+@pytest.fixture
+def server(embedded_server):
+    return embedded_server
 
 
 @pytest.fixture(scope="module")
