@@ -29,7 +29,7 @@ FAMILY = {
     "no qkv bias, two labels": Spec(max_length=64, qkv_bias=False, labels=("yes", "no"), problem_type=SOFTMAX),
     "one label, one patch in time": Spec(max_length=16, labels=("Alarm",)),
 }
-EXAMPLES = {"mixed strides, one head, one layer", "no qkv bias, two labels", "stride 12, no problem type"}
+EXAMPLES = {"mixed strides, one head, one layer", "no qkv bias, two labels"}
 """What differs most from one another, for every day; an export takes seconds, however small it is."""
 
 

@@ -150,7 +150,7 @@ def test_a_bundles_name_follows_its_checkpoints(checkpoint: str, bundle: str) ->
 
 def export_offline(home: Path, name: str, target: Path) -> subprocess.CompletedProcess[str]:
     """Run the exporter with a cache of the hub, and no hub."""
-    environment = {**os.environ, "HF_HOME": str(home), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "2"}
+    environment = {**os.environ, "HF_HOME": str(home), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "export", name, str(target), "--precision", "fp32"]
     return subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False, timeout=120)
 
