@@ -1,6 +1,6 @@
 # The contributor's whole interface: .ci/run calls the same targets.
 #   make serve     run the service on 127.0.0.1:8000 (SONOTAG_HOST, SONOTAG_PORT and every other setting change it)
-#   make test      run the tests but the slow ones, in two processes (minutes; TEST_PROCESSES=4, 0 for one without xdist)
+#   make test      run the tests but the slow ones, in three processes (minutes; TEST_PROCESSES, 0 for this one)
 #   make test-slow run the slow ones      make lint types coverage    the other checks
 #   make format    put the code in order  make export   rebuild the embedded bundle
 #   make bench     compare the model with others, find out what the service can take here, and print the goals: minutes, into
@@ -18,7 +18,7 @@
 
 PYTHON ?=
 ARGS ?=
-TEST_PROCESSES ?= 2
+TEST_PROCESSES ?= 3
 FUZZ_CASES ?= 120000
 FUZZ_EXAMPLES ?= 300
 VENV := .venv
@@ -30,7 +30,8 @@ BUNDLE := service/bundles/ast-tiny-16-16-5s
 # Labelled clips are not part of the repository; where they are, they decide whether the short windows are good enough.
 SHORT_WINDOWS := --short-windows 1,2 $(addprefix --eval ,$(wildcard ../shared/audio/esc50))
 SOURCES := service export tests
-# A file's tests share its servers, so that each goes to one process whole; in their order, the slow files come first.
+# Half of the time the tests wait, so that two cores have work for three processes. A file goes to one of them whole, since its
+# tests share servers; in their order, the slow files come first.
 PYTEST := $(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
 BENCH := build/bench
 BENCH_MODEL ?= --batches 1,8
