@@ -11,13 +11,14 @@ import pytest
 import soundfile
 
 from export.checkpoint import load_checkpoint
+from export.convert import convert_tagger
 from export.errors import ParityError
 from export.evaluate import read_clips, score_clips
 from export.graph import Graph
 from export.pipeline import Request, export_bundle
 from export.reference import Reference
 from export.signals import check_signals, stack
-from service.inference.bundle import Manifest, hash_file, open_bundle
+from service.inference.bundle import Manifest, open_bundle
 from tests.support.checkpoints import Spec, random_tensors, write_checkpoint
 from tests.support.shared import REPOSITORY, shared_path
 
@@ -190,14 +191,18 @@ def test_the_portable_form_has_standard_operators_only_and_the_same_scores(
     assert np.abs(fused.logits - portable.logits).max() < 1e-4
 
 
-def test_a_bundle_that_exists_is_replaced_whole(small_checkpoint: Path, old_bundle: Path, small: Path) -> None:
+def test_a_bundle_that_exists_is_replaced_whole(small_checkpoint: Path, old_bundle: Path) -> None:
     assert (old_bundle / "model.int8.onnx").is_file()
     export_bundle(Request(str(small_checkpoint), old_bundle, ("fp32",), name="second", hop_seconds=0.25))
     assert sorted(path.name for path in old_bundle.iterdir()) == ["README.md", "bundle.json", "golden.npz", "model.fp32.onnx"]
     manifest = open_bundle(old_bundle).manifest
     assert (manifest.name, manifest.hop_samples) == ("second", 4_000)
-    same, before = (hash_file(folder / "model.fp32.onnx") for folder in (old_bundle, small))
-    assert same == before, "a graph is the same, to the byte, whenever it is exported"
+
+
+def test_a_graph_is_the_same_to_the_byte_whenever_it_is_made(small_checkpoint: Path) -> None:
+    checkpoint = load_checkpoint(str(small_checkpoint))
+    first, second = (convert_tagger(checkpoint, "fused", half=False).SerializeToString() for _ in range(2))
+    assert first == second
 
 
 def test_an_int8_graph_that_misses_its_gates_is_not_written_and_the_old_bundle_stays(old_bundle: Path, tmp_path: Path) -> None:
