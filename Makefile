@@ -1,6 +1,7 @@
 # The contributor's whole interface: .ci/run calls the same targets.
 #   make serve     run the service on 127.0.0.1:8000 (SONOTAG_HOST, SONOTAG_PORT and every other setting change it)
-#   make test      run all tests          make lint types coverage    the other checks
+#   make test      run the tests but the slow ones, in three processes (minutes; TEST_PROCESSES, 0 for this one)
+#   make test-slow run the slow ones      make lint types coverage    the other checks
 #   make format    put the code in order  make export   rebuild the embedded bundle
 #   make bench     compare the model with others, find out what the service can take here, and print the goals: minutes, into
 #                  build/bench
@@ -17,6 +18,7 @@
 
 PYTHON ?=
 ARGS ?=
+TEST_PROCESSES ?= 3
 FUZZ_CASES ?= 120000
 FUZZ_EXAMPLES ?= 300
 VENV := .venv
@@ -28,6 +30,9 @@ BUNDLE := service/bundles/ast-tiny-16-16-5s
 # Labelled clips are not part of the repository; where they are, they decide whether the short windows are good enough.
 SHORT_WINDOWS := --short-windows 1,2 $(addprefix --eval ,$(wildcard ../shared/audio/esc50))
 SOURCES := service export tests
+# Half of the time the tests wait, so that two cores have work for three processes. A file goes to one of them whole, since its
+# tests share servers; in their order, the slow files come first.
+PYTEST := $(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
 BENCH := build/bench
 BENCH_MODEL ?= --batches 1,8
 BENCH_SERVICE ?= --first 24 --seconds 8
@@ -37,14 +42,17 @@ PURE_TESTS := tests/unit/access tests/unit/audio tests/integration/test_containe
 PURE_SESSION := service/streaming/session.py,service/streaming/negotiation.py,service/streaming/resumed_stream.py,service/streaming/timers.py,service/streaming/outgoing.py,service/streaming/ending.py
 PURE_MODULES := service/access/origins.py,service/access/quotas.py,service/audio/*,service/postprocess/*,$(PURE_SESSION),service/inference/policy.py
 
-.PHONY: serve test bench chaos load soak fuzz image-test coverage lint types format export wheel lock audit sbom clean
+.PHONY: serve test test-slow bench chaos load soak fuzz image-test coverage lint types format export wheel lock audit sbom clean
 .DELETE_ON_ERROR:
 
 serve: $(VENV)/.serve
 	@exec $(BIN)/sonotag serve
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest $(ARGS)
+	$(PYTEST) -m "not slow" $(ARGS)
+
+test-slow: $(VENV)/.dev
+	$(PYTEST) -m slow $(ARGS)
 
 bench: $(VENV)/.dev
 	$(BIN)/python -m bench.suite --output $(BENCH) --model='$(BENCH_MODEL)' --service='$(BENCH_SERVICE)'

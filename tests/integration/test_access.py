@@ -31,6 +31,7 @@ from service.settings import Settings
 from service.sockets import listen
 from service.streaming.messages import Summary
 from tests.support.app_server import AppServer, serving
+from tests.support.bundles import write_bundle
 from tests.support.command import run_sonotag
 from tests.support.keys import add_key, bearer, remove_key
 from tests.support.process import running
@@ -367,17 +368,23 @@ def ask_until(url: str, key: str, is_so: Callable[[], bool]) -> None:
 
 
 def test_tokens_are_good_for_every_worker_and_no_secret_is_written_anywhere(tmp_path: Path) -> None:
-    """Two workers, each of which takes some of the connections, with the embedded model."""
+    """Two workers, each of which takes some of the connections."""
     path, secret = tmp_path / "keys.json", tmp_path / "secret"
     key = add_key(path, "camera", "classify", "stream", "metrics")
     secret.write_text(SECRET)
-    environ = {"SONOTAG_API_KEYS_FILE": str(path), "SONOTAG_WORKERS": "2", "SONOTAG_LOG_LEVEL": "debug"}
+    bundles = f"linear={write_bundle(tmp_path / 'bundle')}"
+    environ = {
+        "SONOTAG_API_KEYS_FILE": str(path),
+        "SONOTAG_WORKERS": "2",
+        "SONOTAG_LOG_LEVEL": "debug",
+        "SONOTAG_BUNDLES": bundles,
+    }
     for more in ({}, {"SONOTAG_TOKEN_SECRET_FILE": str(secret)}):
         with running("service", "serve", environ=environ | more, cwd=tmp_path) as process:
             url = process.wait_ready()
             tokens = [token(url, key, scopes=["stream"]).json()["token"] for _ in range(4)]
             # A connection of its own each: the workers take turns as the kernel has it.
-            assert all(is_let_in(url, {"token": made}) for made in tokens for _ in range(3))
+            assert all(is_let_in(url, {"token": made, "hop": 0.1}) for made in tokens for _ in range(3))
             refusal(url, {"token": tokens[0][:-4] + "AAAA"})
             classify(url, **bearer(key[:-4] + "AAAA"))
             page = httpx.get(url + "/metrics", headers=bearer(key)).text

@@ -12,9 +12,10 @@ import pytest
 from pyarrow import parquet
 
 from service import exit_codes
+from tests.support.app_server import AppServer, serving
 from tests.support.command import run_sonotag, start_sonotag
-from tests.support.process import running
 from tests.support.rest import DOG, MUSIC, SPEECH, heard, wav
+from tests.support.runners import FakeRunner
 
 LABELS = (MUSIC, DOG, SPEECH)
 NAMES = ("Silence", "Speech", "Music", "Dog")
@@ -34,50 +35,48 @@ def expected(name: str) -> str:
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
-def test_a_folder_goes_into_a_file_and_only_what_is_missing_is_added(suffix: str, tmp_path: Path) -> None:
+def test_a_folder_goes_into_a_file_and_only_what_is_missing_is_added(
+    suffix: str, fake_server: AppServer, tmp_path: Path
+) -> None:
     names = fill(tmp_path / "sounds", 9)
     bad = tmp_path / "sounds" / "bad.txt"
     bad.write_text("no sound" * 100)
     output = f"sounds/answers{suffix}"  # among the sounds, for which it must not be taken
-    with running("tests.support.fake_server", cwd=tmp_path) as service:
-        command = ("classify", "--url", service.wait_ready(), "--top-k", "1", "--jobs", "3", "--output", output, "sounds")
-        done = run_sonotag(*command, cwd=tmp_path)
-        assert (done.code, done.output) == (exit_codes.FAILURE, "")
-        first, last = done.errors.splitlines()
-        assert first.startswith("sonotag classify: sounds/bad.txt: ")
-        assert last == f"sonotag classify: {output}: 9 files scored, 1 failed"
-        assert read(tmp_path / output) == [("sounds/bad.txt", None), *((name, expected(name)) for name in names)]
+    command = ("classify", "--url", fake_server.url, "--top-k", "1", "--jobs", "3", "--output", output, "sounds")
+    done = run_sonotag(*command, cwd=tmp_path)
+    assert (done.code, done.output) == (exit_codes.FAILURE, "")
+    first, last = done.errors.splitlines()
+    assert first.startswith("sonotag classify: sounds/bad.txt: ")
+    assert last == f"sonotag classify: {output}: 9 files scored, 1 failed"
+    assert read(tmp_path / output) == [("sounds/bad.txt", None), *((name, expected(name)) for name in names)]
 
-        again = run_sonotag(*command, cwd=tmp_path)
-        assert again.code == exit_codes.USAGE
-        assert "--resume" in again.errors
+    again = run_sonotag(*command, cwd=tmp_path)
+    assert again.code == exit_codes.USAGE
+    assert "--resume" in again.errors
 
-        bad.write_bytes(wav(heard((DOG, 1))))
-        resumed = run_sonotag(*command, "--resume", cwd=tmp_path)
-        assert resumed.code == exit_codes.OK
-        assert resumed.errors == f"sonotag classify: {output}: 1 file scored, 9 there already\n"
+    bad.write_bytes(wav(heard((DOG, 1))))
+    resumed = run_sonotag(*command, "--resume", cwd=tmp_path)
+    assert resumed.code == exit_codes.OK
+    assert resumed.errors == f"sonotag classify: {output}: 1 file scored, 9 there already\n"
     assert read(tmp_path / output) == [*((name, expected(name)) for name in names), ("sounds/bad.txt", "Dog")]
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
-def test_an_interrupted_run_is_gone_on_with(suffix: str, tmp_path: Path) -> None:
+def test_an_interrupted_run_is_gone_on_with(suffix: str, fake_server: AppServer, tmp_path: Path) -> None:
     names = fill(tmp_path / "sounds", 40)
     output = tmp_path / f"answers{suffix}"
     growing = tmp_path / f".{output.name}.partial" if suffix == ".parquet" else output
-    with running("tests.support.fake_server", environ={"FAKE_SECONDS": "0.2"}, cwd=tmp_path) as service:
-        url = service.wait_ready()
-        command = ("classify", "--top-k", "1", "--output", output.name, "sounds", "--jobs", "1", "--url")
-        with start_sonotag(*command, url, cwd=tmp_path) as process:
-            try:
-                while process.poll() is None and (not growing.exists() or growing.read_bytes().count(b".wav") < 2):
-                    time.sleep(0.02)
-                process.send_signal(signal.SIGKILL)
-                process.wait(60)
-            finally:
-                process.kill()
+    command = ("classify", "--top-k", "1", "--output", output.name, "sounds", "--jobs", "1", "--url")
+    with serving(FakeRunner(delay_seconds=0.2)) as slow, start_sonotag(*command, slow.url, cwd=tmp_path) as process:
+        try:
+            while process.poll() is None and (not growing.exists() or growing.read_bytes().count(b".wav") < 2):
+                time.sleep(0.02)
+            process.send_signal(signal.SIGKILL)
+            process.wait(60)
+        finally:
+            process.kill()
     assert 2 <= growing.read_bytes().count(b".wav") < 40
-    with running("tests.support.fake_server", cwd=tmp_path) as service:
-        resumed = run_sonotag(*command, service.wait_ready(), "--resume", cwd=tmp_path)
+    resumed = run_sonotag(*command, fake_server.url, "--resume", cwd=tmp_path)
     assert resumed.code == exit_codes.OK
     assert "there already" in resumed.errors
     assert read(output) == [(name, expected(name)) for name in names]

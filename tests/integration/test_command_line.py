@@ -9,7 +9,6 @@ import os
 import shutil
 import signal
 import subprocess
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ import soundfile
 
 from service import exit_codes
 from tests.support.command import TIMEOUT_SECONDS, Done, run_sonotag, sonotag_child, start_sonotag
-from tests.support.process import running
+from tests.support.process import ServiceProcess
 from tests.support.sounds import encode, noise, speech, tone, write_wav
 
 TOLERANCE = 1e-4
@@ -40,12 +39,6 @@ def scene(tmp_path_factory: pytest.TempPathFactory, spoken: Path) -> Path:
     waveform, rate = soundfile.read(spoken, dtype="float32")
     parts = [waveform, noise(3, rate, amplitude=0.01), tone(4, 1000, rate), np.zeros(2 * rate, np.float32), waveform]
     return write_wav(tmp_path_factory.mktemp("scene") / "scene.wav", np.concatenate(parts), rate, "PCM_16")
-
-
-@pytest.fixture(scope="module")
-def service_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with running("service", "serve", cwd=tmp_path_factory.mktemp("service")) as process:
-        yield process.wait_ready()
 
 
 def lines_of(done: Done) -> list[dict[str, Any]]:
@@ -78,14 +71,14 @@ def test_a_spoken_sentence_is_speech_first_in_the_table(spoken: Path, tmp_path: 
     ],
 )
 def test_json_is_what_rest_answers_and_the_file(
-    flags: tuple[str, ...], query: dict[str, Any], scene: Path, service_url: str, tmp_path: Path
+    flags: tuple[str, ...], query: dict[str, Any], scene: Path, embedded_server: ServiceProcess, tmp_path: Path
 ) -> None:
     done = run_sonotag("classify", "--json", *flags, str(scene), cwd=tmp_path)
     assert (done.code, done.errors) == (exit_codes.OK, "")
     (answer,) = lines_of(done)
     assert next(iter(answer)) == "file"
     assert answer.pop("file") == str(scene)
-    response = httpx.post(f"{service_url}/v1/classify", params=query, content=scene.read_bytes(), timeout=60)
+    response = httpx.post(f"{embedded_server.url}/v1/classify", params=query, content=scene.read_bytes(), timeout=60)
     assert_alike(answer, response.raise_for_status().json())
 
 

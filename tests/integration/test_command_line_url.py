@@ -75,7 +75,7 @@ def test_classify_prints_the_same_as_without_a_service(
 
 
 def test_the_progress_bar_moves_while_a_service_scores_a_clip(embedded_server: ServiceProcess, tmp_path: Path) -> None:
-    long = write_wav(tmp_path / "long.wav", noise(120, 16_000), 16_000, "PCM_16")
+    long = write_wav(tmp_path / "long.wav", noise(60, 16_000), 16_000, "PCM_16")
     arguments = ("classify", "--json", "--hop", "1", "--url", embedded_server.url, str(long))
     unseen = run_sonotag(*arguments, cwd=tmp_path)
     terminal, end = os.openpty()

@@ -19,9 +19,10 @@ import pytest
 import soundfile
 
 from service import exit_codes
+from tests.support.app_server import serving
 from tests.support.command import TIMEOUT_SECONDS, run_sonotag, start_sonotag
 from tests.support.icecast import running_icecast
-from tests.support.process import ServiceProcess, running
+from tests.support.process import ServiceProcess
 from tests.support.rtsp import running_camera
 from tests.support.shared import REPOSITORY
 
@@ -111,9 +112,7 @@ def test_a_service_hears_from_who_waits_for_a_radio_longer_than_a_stream_may_be_
     subprocess.run(
         ["ffmpeg", "-nostdin", "-loglevel", "error", "-i", str(SPEECH), str(tmp_path / "x.aac")], check=True, timeout=60
     )
-    idle = {"SONOTAG_IDLE_SECONDS": "2"}
-    with web_server(tmp_path, Radio) as radio, running("tests.support.fake_server", environ=idle, cwd=tmp_path) as service:
-        service.wait_ready()
+    with web_server(tmp_path, Radio) as radio, serving(idle_seconds=2) as service:
         done = run_sonotag("listen", "--give-up", "4", "--url", service.url, f"{radio}/x.aac", cwd=tmp_path)
     assert done.code == exit_codes.FAILURE
     assert re.search(r"x.aac: lost at 5\.[23]\d s: .*\n.*x.aac did not come back in 4 s: .*\n$", done.errors), done.errors
@@ -133,27 +132,37 @@ def test_a_playlist_is_listened_to_to_its_end(is_remote: bool, embedded_server: 
 
 
 def test_a_live_playlist_is_over_when_it_is_complete(tmp_path: Path) -> None:
-    command = ["ffmpeg", "-nostdin", "-loglevel", "error", "-re", "-i", str(SPEECH), "-c:a", "aac", "-hls_time", "1"]
+    """The sender goes on until somebody has heard it, however long a model takes to load."""
+    command = ["ffmpeg", "-nostdin", "-loglevel", "error", "-stream_loop", "-1", "-re", "-i", str(SPEECH), "-c:a", "aac"]
     playlist = tmp_path / "x.m3u8"
-    with subprocess.Popen([*command, "-hls_playlist_type", "event", str(playlist)]) as sender, web_server(tmp_path) as address:
+    command += ["-hls_time", "1", "-hls_playlist_type", "event", str(playlist)]
+    with subprocess.Popen(command) as sender, web_server(tmp_path) as address:
         try:
             while sender.poll() is None and not playlist.exists():
                 time.sleep(0.05)
-            done = run_sonotag("listen", "--hop", "0.5", f"{address}/x.m3u8", cwd=tmp_path)
+            with start_sonotag("listen", "--hop", "0.5", f"{address}/x.m3u8", cwd=tmp_path) as process:
+                try:
+                    until(process.stdout, "began Speech")
+                    sender.send_signal(signal.SIGTERM)  # it completes the playlist
+                    output, errors = process.communicate(timeout=TIMEOUT_SECONDS)
+                finally:
+                    process.kill()
         finally:
             sender.kill()
-    assert done.code == exit_codes.OK, done.errors
-    assert "Speech" in done.output
-    assert done.errors.endswith("x.m3u8: it is over\n")
+    assert process.returncode == exit_codes.OK, errors
+    assert b"ended Speech" in output
+    assert errors.endswith(b"x.m3u8: it is over\n")
 
 
-@pytest.mark.parametrize("name", ["x.wav", "x.mp3", "x.ogg", "x.aac"])
-def test_a_file_over_http_is_played_and_ends_as_one_that_lies_here(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("name", "is_remote"), [("x.wav", False), ("x.mp3", True), ("x.ogg", True), ("x.aac", True)])
+def test_a_file_over_http_is_played_and_ends_as_one_that_lies_here(
+    name: str, is_remote: bool, embedded_server: ServiceProcess, tmp_path: Path
+) -> None:
     """Its seconds are an estimate, for an OGG one of 3.9 s where the server cannot seek; its bytes are counted."""
     subprocess.run(
         ["ffmpeg", "-nostdin", "-loglevel", "error", "-i", str(SPEECH), str(tmp_path / name)], check=True, timeout=60
     )
-    flags = ("--pace", "0", "--hop", "2", "--top-k", "1")
+    flags = ("--pace", "0", "--hop", "2", "--top-k", "1", *(("--url", embedded_server.url) if is_remote else ()))
     with web_server(tmp_path) as address:
         done = run_sonotag("listen", *flags, f"{address}/{name}", cwd=tmp_path)
     here = run_sonotag("listen", *flags, str(tmp_path / name), cwd=tmp_path)

@@ -144,30 +144,25 @@ def test_the_command_starts_a_service_and_writes_what_it_found(tmp_path: Path) -
     assert report["memory"]["idle_stream"] is not None
 
 
-def test_another_service_is_loaded_and_its_limit_is_not_written_here(server: AppServer, tmp_path: Path) -> None:
-    sound = str(REPOSITORY / "examples" / "guitar.ogg")
+def test_another_service_is_loaded_with_the_key_in_the_file_and_its_limit_is_not_written_here(tmp_path: Path) -> None:
+    keys, file, output = tmp_path / "keys.json", tmp_path / "key", tmp_path / "report.json"
+    file.write_text(add_key(keys, "bench", "classify", "stream", "metrics") + "\n")
     search = ("--first", "1", "--largest", "2", "--clients", "1", "--idle-streams", "0")
     times = ("--seconds", "0.4", "--hop", "0.2", "--slo", "0.9", "--max-lag-seconds", "0.1")
-    done = bench("--url", server.url, "--sound", sound, *search, *times, "--markdown", cwd=tmp_path)
+    sound = ("--sound", str(REPOSITORY / "examples" / "guitar.ogg"))
+    with serving(FakeRunner(keeps_calls=False), api_keys_file=keys) as server:
+        flags = ("--url", server.url, *sound, *search, *times, "--markdown")
+        done = bench(*flags, "--api-key-file", str(file), "--output", str(output), cwd=tmp_path)
+        without = bench(*flags, cwd=tmp_path)
     assert done.returncode == exit_codes.OK, done.stderr + done.stdout
     assert "2 or more live streams" in done.stdout
     assert [line.split()[1] for line in done.stdout.splitlines() if re.match(r"\| \d", line)] == ["1", "2", "1"]
-
-
-def test_a_service_that_asks_for_a_key_gets_the_one_in_the_file(tmp_path: Path) -> None:
-    keys, file = tmp_path / "keys.json", tmp_path / "key"
-    file.write_text(add_key(keys, "bench", "classify", "stream", "metrics") + "\n")
-    search = ("--streams", "1", "--clients", "1", "--idle-streams", "0", "--seconds", "0.4", "--hop", "0.2", "--slo", "0.9")
-    with serving(FakeRunner(keeps_calls=False), api_keys_file=keys) as server:
-        flags = ("--url", server.url, *search, "--max-lag-seconds", "0.1")
-        done = bench(*flags, "--api-key-file", str(file), "--json", cwd=tmp_path)
-        without = bench(*flags, cwd=tmp_path)
-    assert done.returncode == exit_codes.OK, done.stderr + done.stdout
-    report = json.loads(done.stdout)
-    assert report["streams"][0]["failures"] == []
+    report = json.loads(output.read_text())
+    assert report["saved"] is None
+    assert [stage["failures"] for stage in report["streams"]] == [[], []]
     assert report["clips"][0]["refused"] == {}
     assert report["clips"][0]["clips_per_second"] > 0
-    assert file.read_text().strip() not in done.stdout
+    assert file.read_text().strip() not in done.stdout + output.read_text()
     assert without.returncode == exit_codes.FAILURE
     assert "401" in without.stderr
 

@@ -89,6 +89,7 @@ def test_an_hour_is_answered_line_by_line_in_little_memory(narrow_server: Servic
         assert counters[key] - scored_before[key] == pytest.approx(HOUR, abs=0.01)
 
 
+@pytest.mark.slow
 def test_an_hour_is_answered_whole_in_little_memory(narrow_server: ServiceProcess, hour_of_wav: Path) -> None:
     before = memory(narrow_server, "VmRSS")
     response = httpx.post(f"{narrow_server.url}/v1/classify", content=chunks(hour_of_wav), timeout=120)

@@ -16,8 +16,8 @@ from service.capacity import write_measurement
 from service.client import AsyncClient, Client
 from service.inference.bundle import open_bundle
 from service.inference.providers import count_usable_cores
-from service.settings import EMBEDDED_BUNDLE
 from tests.support.app_server import AppServer, serving
+from tests.support.bundles import write_bundle
 from tests.support.measurements import make_measurement
 from tests.support.process import running
 from tests.support.rest import SPEECH, heard, wav
@@ -99,9 +99,15 @@ def test_a_bad_file_stops_the_start_with_its_reason(tmp_path: Path) -> None:
 
 def test_two_workers_answer_as_one_and_divide_what_was_measured(tmp_path: Path) -> None:
     path = tmp_path / "capacity.json"
-    source = open_bundle(EMBEDDED_BUNDLE.folder).manifest.source
+    bundle = write_bundle(tmp_path / "bundle")
+    source = open_bundle(bundle).manifest.source
     write_measurement(path, make_measurement(streams=25, workers=2, model_sha256=source.sha256))
-    environ = {"SONOTAG_WORKERS": "2", "SONOTAG_CAPACITY_FILE": str(path), "SONOTAG_THREADS": "1"}
+    environ = {
+        "SONOTAG_WORKERS": "2",
+        "SONOTAG_CAPACITY_FILE": str(path),
+        "SONOTAG_THREADS": "1",
+        "SONOTAG_BUNDLES": f"linear={bundle}",
+    }
     with running("service", "serve", environ=environ, cwd=tmp_path) as service:
         url = service.wait_ready()
         assert count_usable_cores() == make_measurement().cores

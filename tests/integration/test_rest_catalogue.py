@@ -11,6 +11,7 @@ import pytest
 from service.inference.providers import has_byte_products
 from service.settings import EMBEDDED_BUNDLE
 from tests.support.app_server import AppServer, serving
+from tests.support.bundles import write_bundle
 from tests.support.process import ServiceProcess, running
 from tests.support.rest import SPEECH, expect_error, heard, wav
 from tests.support.runners import LABELS, ForgetfulRunner
@@ -106,7 +107,7 @@ def test_no_parameter_error_is_described_as_422_of_the_framework(fake_server: Ap
 
 
 def test_several_models_are_served_by_name(tmp_path: Any) -> None:
-    folder = EMBEDDED_BUNDLE.folder
+    folder = write_bundle(tmp_path / "bundle")
     with running("service", "serve", environ={"SONOTAG_BUNDLES": f"one={folder},two={folder}"}, cwd=tmp_path) as server:
         server.wait_ready()
         assert get(server, "/v1/models")["default"] == "one"

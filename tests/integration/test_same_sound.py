@@ -21,22 +21,20 @@ from tests.support.websocket import Stream, cut, stream_pieces
 TOLERANCE = 1e-4
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    with running("service", "serve", cwd=tmp_path_factory.mktemp("serve")) as process:
-        process.wait_ready()
-        yield process
+@pytest.fixture
+def server(embedded_server):
+    return embedded_server
 
 
 @pytest.fixture(scope="module")
 def scene(tmp_path_factory):
-    """Thirteen seconds: noise, a sentence, a tone, silence, at 44.1 kHz in stereo."""
+    """Eight seconds: noise, a sentence, a tone, silence, at 44.1 kHz in stereo."""
     folder = tmp_path_factory.mktemp("sounds")
     words, rate = soundfile.read(speech(folder), dtype="float32")
     words = np.repeat(words, 3)[: 44_100 * 6] if rate == 16_000 else words
-    time = np.arange(44_100 * 4) / 44_100
+    time = np.arange(44_100 * 2) / 44_100
     tone = 0.4 * np.sin(2 * np.pi * 880 * time)
-    hiss = 0.1 * np.random.default_rng(1).standard_normal(44_100 * 2)
+    hiss = 0.1 * np.random.default_rng(1).standard_normal(44_100)
     left = np.concatenate([hiss, words, tone, np.zeros(44_100)]).astype(np.float32)
     return folder, np.stack([left, 0.5 * left], axis=1)
 
@@ -89,7 +87,7 @@ async def test_short_windows_of_a_file_and_its_stream_are_the_same(server, scene
     folder, waveform = scene
     path = encode(folder, waveform, 44_100, "short.flac")
     # The second sound is shorter than most of these windows: the window asked for decides, not the sound there is.
-    for sound in (path, encode(folder, waveform[44_100 * 4 :][:44_100], 44_100, "second.flac")):
+    for sound in (path, encode(folder, waveform[44_100 * 3 :][:44_100], 44_100, "second.flac")):
         answer = classify(server, sound, window=window, hop=0.5, timeline=True, events=True, top_k=600)
         query = {"encoding": "auto", "window": window, "hop": 0.5, "top_k": 600, "threshold": 0, "on_lag": "wait"}
         told = await stream_pieces(server.url, query, cut(sound.read_bytes(), 3001))

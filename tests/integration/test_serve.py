@@ -11,9 +11,15 @@ import httpx
 import pytest
 
 from service import exit_codes
+from tests.support.bundles import write_bundle
 from tests.support.process import running
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+def small_model(folder: Path) -> dict[str, str]:
+    """Return the setting of a model that is loaded at once, for what does not depend on the model."""
+    return {"SONOTAG_BUNDLES": f"linear={write_bundle(folder / 'bundle')}"}
 
 
 def test_the_printed_command_works_as_it_stands() -> None:
@@ -36,7 +42,7 @@ def test_on_a_unix_socket_it_works_too(tmp_path: Path) -> None:
 
 
 def test_standard_output_holds_the_address_and_the_log_is_json_beside_it(tmp_path: Path) -> None:
-    with running("service", "serve", "--log-format", "json", cwd=tmp_path) as service:
+    with running("service", "serve", "--log-format", "json", environ=small_model(tmp_path), cwd=tmp_path) as service:
         url = service.wait_ready()
         assert httpx.get(url + "/v1/labels", headers={"X-Request-Id": "my-id"}).status_code == 200
         assert service.end_cleanly() == exit_codes.OK
@@ -60,7 +66,8 @@ def test_standard_output_holds_the_address_and_the_log_is_json_beside_it(tmp_pat
 def test_what_cannot_start_says_why_and_has_its_own_exit_code(
     workers: str, flags: tuple[str, str], reason: str, tmp_path: Path
 ) -> None:
-    with running("service", "serve", "--workers", workers, *flags, cwd=tmp_path) as service:
+    environ = small_model(tmp_path)
+    with running("service", "serve", "--workers", workers, *flags, environ=environ, cwd=tmp_path) as service:
         assert service.wait() == exit_codes.START
         assert service.output == []
         assert reason in service.stderr

@@ -78,7 +78,7 @@ def test_the_command_is_installed_and_is_the_wheels_own(environment: Path, tmp_p
     assert f"sonotag {version('sonotag')}\n" in done.stdout
 
 
-@pytest.mark.parametrize("workers", ["1", "2"])
+@pytest.mark.parametrize("workers", [pytest.param("1", marks=pytest.mark.slow), "2"])
 def test_the_installed_service_answers_from_another_folder(workers: str, environment: Path, tmp_path: Path) -> None:
     command = (str(environment / "bin" / "sonotag"), "serve", "--workers", workers)
     environ = clean_environ(PYTHONPATH="", PATH=os.defpath)

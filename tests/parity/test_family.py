@@ -29,6 +29,8 @@ FAMILY = {
     "no qkv bias, two labels": Spec(max_length=64, qkv_bias=False, labels=("yes", "no"), problem_type=SOFTMAX),
     "one label, one patch in time": Spec(max_length=16, labels=("Alarm",)),
 }
+EXAMPLES = {"mixed strides, one head, one layer", "no qkv bias, two labels"}
+"""What differs most from one another, for every day; an export takes seconds, however small it is."""
 
 
 def run_transformers(folder: Path, signals: tuple[Signal, ...], *, softmax: bool) -> tuple[np.ndarray, np.ndarray]:
@@ -68,7 +70,9 @@ def make_sounds(window_samples: int) -> tuple[Signal, ...]:
     )
 
 
-@pytest.mark.parametrize("spec", FAMILY.values(), ids=FAMILY)
+@pytest.mark.parametrize(
+    "spec", [pytest.param(spec, id=name, marks=() if name in EXAMPLES else pytest.mark.slow) for name, spec in FAMILY.items()]
+)
 def test_a_bundle_gives_what_transformers_gives(spec: Spec, tmp_path: Path) -> None:
     write_checkpoint(tmp_path / "checkpoint", spec)
     manifest = export_bundle(Request(str(tmp_path / "checkpoint"), tmp_path / "bundle", ("fp32",)))
@@ -101,7 +105,7 @@ def test_an_original_pth_gives_what_transformers_gives_for_the_same_weights(tmp_
     assert np.abs(output.scores - scores).max() < 1e-4
 
 
-@pytest.mark.parametrize(("seconds", "max_length", "time"), [(0.8, 79, 4), (2.4, 239, 14)])
+@pytest.mark.parametrize(("seconds", "max_length", "time"), [(0.8, 79, 4), pytest.param(2.4, 239, 14, marks=pytest.mark.slow)])
 def test_another_window_is_the_network_with_the_originals_positions(
     seconds: float, max_length: int, time: int, tmp_path: Path
 ) -> None:

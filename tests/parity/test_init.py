@@ -93,6 +93,7 @@ def test_the_same_seed_gives_the_same_head(tmp_path: Path) -> None:
     assert not torch.equal(heads[0], heads[2])
 
 
+@pytest.mark.slow
 def test_base_prints_its_published_size(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = init(tmp_path, random_vit(768, 24, distilled=True), "--size", "base384", labels="\n".join(map(str, range(527))))
     printed = capsys.readouterr().out

@@ -254,13 +254,14 @@ def test_a_bug_in_a_decoder_is_our_own_fault() -> None:
     ours, theirs = socket.socketpair()
     status_fd, told_fd = os.pipe()
     os.close(told_fd)
-    process = DecoderProcess(os.getpid(), Wire(ours), status_fd)
-    with theirs:
+    # Not this process: whoever is given a job is given an end of its CPU time with it.
+    with subprocess.Popen(["cat"], stdin=subprocess.PIPE) as idle, theirs:
+        process = DecoderProcess(idle.pid, Wire(ours), status_fd)
         theirs.sendall(message(Kind.FAILED, b'{"code":"bug","message":"KeyError: 1"}'))
         with pytest.raises(ServiceError) as caught:
             open_in(process, b"", [])
+        process.close()
     assert (caught.value.code, "KeyError" in caught.value.message) == ("internal", False)
-    process.close()
 
 
 async def test_files_wait_for_their_turn_in_a_line_of_bounded_length() -> None:

@@ -122,7 +122,7 @@ def test_a_wrong_argument_is_exit_code_2(arguments: list[str]) -> None:
 
 
 def test_several_precisions_are_named_with_commas(tmp_path: Path) -> None:
-    checkpoint = str(write_checkpoint(tmp_path / "a"))
+    checkpoint = str(write_checkpoint(tmp_path / "a", Spec(num_layers=1)))
     assert main(["--precision", "fp32,int8,fp32", checkpoint, str(tmp_path / "b")]) == 0
     assert set(open_bundle(tmp_path / "b").manifest.precisions) == {"fp32", "int8"}
 
@@ -148,28 +148,31 @@ def test_a_bundles_name_follows_its_checkpoints(checkpoint: str, bundle: str) ->
     assert bundle_name(checkpoint) == bundle
 
 
-def test_a_name_on_the_hub_is_taken_from_its_cache_and_else_refused_in_one_line(tmp_path: Path) -> None:
+def export_offline(home: Path, name: str, target: Path) -> subprocess.CompletedProcess[str]:
+    """Run the exporter with a cache of the hub, and no hub."""
+    environment = {**os.environ, "HF_HOME": str(home), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "export", name, str(target), "--precision", "fp32"]
+    return subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False, timeout=120)
+
+
+def test_a_name_that_the_hub_does_not_have_is_refused_in_one_line(tmp_path: Path) -> None:
+    missing = export_offline(tmp_path / "home", "someone/else", tmp_path / "out")
+    assert missing.returncode == 3
+    assert re.search(
+        r"^error: 'someone/else' is no folder here and cannot be had from the hub: .+$", missing.stderr, re.MULTILINE
+    )
+    assert "Traceback" not in missing.stderr
+
+
+@pytest.mark.slow
+def test_a_name_on_the_hub_is_taken_from_its_cache(tmp_path: Path) -> None:
     home = tmp_path / "home"
     snapshots = home / "hub" / "models--someone--ast-small" / "snapshots"
     commit = "0123456789012345678901234567890123456789"
     write_checkpoint(snapshots / commit, Spec(num_layers=1))
     (snapshots.parent / "refs").mkdir()
     (snapshots.parent / "refs" / "main").write_text(commit)
-    environment = {**os.environ, "HF_HOME": str(home), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "2"}
-
-    def export(name: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "export", name, str(tmp_path / "out"), "--precision", "fp32"]
-        return subprocess.run(
-            command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False, timeout=120
-        )
-
-    missing = export("someone/else")
-    assert missing.returncode == 3
-    assert re.search(
-        r"^error: 'someone/else' is no folder here and cannot be had from the hub: .+$", missing.stderr, re.MULTILINE
-    )
-    assert "Traceback" not in missing.stderr
-    found = export("someone/ast-small")
+    found = export_offline(home, "someone/ast-small", tmp_path / "out")
     assert found.returncode == 0, found.stderr
     assert "bundle 'ast-small', fp32" in found.stdout
     assert '"name": "someone/ast-small"' in (tmp_path / "out" / "bundle.json").read_text()
