@@ -10,6 +10,7 @@ given at once, and the rest a quarter at a time, each when the one before it is 
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 from collections.abc import Callable
@@ -19,6 +20,8 @@ from service.inference.policy import SMOOTHING
 
 RETRY_AFTER_SECONDS = 5.0
 """Streams come and go in minutes; asking more often finds the same answer."""
+AVERAGED_SECONDS = 3.0
+"""Of the model's time, over which its speed is averaged; ten runs, where that is longer."""
 AT_ONCE = 0.5
 """Of what streams may ask for; beyond it new ones are felt before others are taken."""
 STEP = 0.25
@@ -62,7 +65,9 @@ class LiveShare:
         """Learn from a run of so many windows."""
         cost = seconds / batch_size
         known = self._costs.get(batch_size, cost)
-        self._costs[batch_size] = known + SMOOTHING * (cost - known)
+        # Those who were refused ask again and again: an average that swings would let them in whenever it is high.
+        weight = min(SMOOTHING, 1 - math.exp(-seconds / AVERAGED_SECONDS))
+        self._costs[batch_size] = known + weight * (cost - known)
 
     def record_window(self, *, is_late: bool) -> None:
         """Learn from a window of a stream: late means that it took more than half of the lag limit, or was dropped."""
