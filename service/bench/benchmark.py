@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
+from itertools import takewhile
 from pathlib import Path
 
 from service.bench.results import ClipStage, StreamStage
@@ -130,7 +131,9 @@ def run_benchmark(target: Target, plan: Plan, course: Course, tell: Tell = lambd
     kept = [stage.streams for stage in stages if not stage.broken]
     broken = [stage.streams for stage in stages if stage.broken]
     best = max((number for number in kept if not broken or number < min(broken)), default=None)
-    live = next((stage for stage in stages if stage.streams == best), None)
+    # What an overload leaves in memory is no stream's share.
+    unharmed = list(takewhile(lambda stage: not stage.broken, stages))
+    live = max(unharmed, key=lambda stage: stage.streams, default=None)
     return ServiceReport(
         measured_at=began,
         version=version("sonotag"),
