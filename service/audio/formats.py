@@ -45,6 +45,8 @@ _FORMS: dict[tuple[bytes, bytes], str] = {
     (b"FORM", b"AIFF"): "aiff",
     (b"FORM", b"AIFC"): "aiff",
 }
+_FORM_BYTES = 12
+"""What tells a RIFF or IFF form, an MP4 box and a frame from each other."""
 _MP4_BOXES = frozenset({b"ftyp", b"styp", b"moov", b"moof", b"mdat", b"wide", b"free", b"skip", b"sidx", b"pnot"})
 _TS_PACKET_BYTES = 188
 
@@ -108,9 +110,11 @@ def sniff_start(head: bytes) -> str | None:
     for magic, container in _MAGIC:
         if head.startswith(magic):
             return container
-    if len(head) >= 12 and (form := _FORMS.get((head[:4], head[8:12]))) is not None:
+    if len(head) < _FORM_BYTES:  # less would do for a frame or a box, and more could say that it is neither
+        return None
+    if (form := _FORMS.get((head[:4], head[8:12]))) is not None:
         return form
-    if len(head) >= 8 and head[4:8] in _MP4_BOXES:
+    if head[4:8] in _MP4_BOXES:
         return "mp4"
     if _mpeg_frame_bytes(head, 0):
         return "mp3"

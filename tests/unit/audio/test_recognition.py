@@ -32,6 +32,19 @@ def test_a_container_is_known_as_soon_as_its_start_tells(step: int) -> None:
     assert bytes(recogniser.head) == (WAV + bytes(100))[:num_bytes]
 
 
+@pytest.mark.parametrize(
+    ("data", "container"),
+    [
+        (b"\xff\xf8\x52\x70mdatpF\0\xff\xff\xff\xff\0", "mp4"),  # its first seven bytes are the head of an ADTS frame
+        (b"RIFFmdatWAVEfmt ", "wav"),  # its first eight are a box of an MP4
+    ],
+)
+@pytest.mark.parametrize("step", [1, 4, 7, 8, 10_000])
+def test_what_could_be_two_things_is_the_same_in_any_pieces(data: bytes, container: str, step: int) -> None:
+    recogniser, _ = recognise(data + bytes(100), step)
+    assert recogniser.container == container
+
+
 @pytest.mark.parametrize("step", [1, 7, 10_000])
 @pytest.mark.parametrize("tags", [tag(5), tag(300) + tag(0) + tag(20_000)])
 def test_id3_tags_are_stepped_over(tags: bytes, step: int) -> None:
