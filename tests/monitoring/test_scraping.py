@@ -19,7 +19,17 @@ import soundfile
 import yaml
 from websockets.exceptions import ConnectionClosed
 
-from service.metrics import DECODER_FAILURES, DROP_REASONS, OTHER, REFUSALS, SOURCES, STAGES, STREAM_OUTCOMES, WASTE_REASONS
+from service.metrics import (
+    DECODER_FAILURES,
+    DROP_REASONS,
+    OTHER,
+    REFUSALS,
+    REPLACEMENT_CAUSES,
+    SOURCES,
+    STAGES,
+    STREAM_OUTCOMES,
+    WASTE_REASONS,
+)
 from tests.support.process import ServiceProcess, running
 from tests.support.prometheus import (
     ALERTS,
@@ -254,11 +264,12 @@ def test_no_client_makes_new_series(prometheus: Prometheus, load: Load, service:
     assert values["route"] <= routes
     assert values["stage"] == set(STAGES)
     assert values["reason"] == {*DECODER_FAILURES, *DROP_REASONS, *REFUSALS, *WASTE_REASONS}
+    assert values["cause"] == set(REPLACEMENT_CAUSES)
     assert values["outcome"] == set(STREAM_OUTCOMES)
     assert values["source"] == set(SOURCES)
     assert len(values["model"]) == len(values["source_sha256"]) == 1
     # The names that a clip, a stream or a header could bring are no labels at all.
-    allowed = {"route", "status", "stage", "reason", "outcome", "source", "model", "le", "provider", "precision"}
+    allowed = {"route", "status", "stage", "reason", "cause", "outcome", "source", "model", "le", "provider", "precision"}
     allowed |= {"source_sha256", "version", "python", "onnxruntime", "__name__", "job", "instance"}
     assert set(values) == allowed
 
