@@ -8,7 +8,6 @@ import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import pairwise
 from pathlib import Path
 
 import httpx
@@ -198,64 +197,3 @@ def test_a_stream_whose_place_is_taken_while_the_network_is_down_goes_on_when_th
         assert page.text("note").endswith("the stream goes on. No sound is lost.")
         assert page.wait_for_phase("ended") == "Done."
         assert scores(page) == unbroken
-
-
-LISTEN = """
-    const { LiveStream } = await import("./web/stream.js");
-    const { Gaps } = await import("./web/gaps.js");
-    const gaps = new Gaps();
-    const told = { tags: [], gaps: [], notes: [], heard: 0, phase: "" };
-    let timer = null;
-    const source = {
-      sampleRate: 16000,
-      canWait: false,
-      start: (onPiece) => { timer = setInterval(() => onPiece(new Float32Array(1600).fill(1000 / 32768)), 100); },
-      stop: () => clearInterval(timer),
-    };
-    const listener = {
-      onState: (phase) => { told.phase = phase; },
-      onReady: () => {},
-      onTags: ({ start, end }, base) => told.tags.push([base + start, base + end]),
-      onPiece: (samples, time) => { told.heard = time + samples.length / 16000; },
-      onLost: () => {},
-      onGap: (from, to) => {  // on a slow machine a gap grows in steps
-        gaps.add(from, to);
-        told.gaps = gaps.stretches.map((gap) => [gap.from, gap.to]);
-      },
-      onNote: (text) => told.notes.push(text),
-      onKey: () => {},
-    };
-    window.told = told;
-    window.stream = new LiveStream(source, { window: 1, hop: 0.5, top_k: 4, threshold: 0 }, listener, 1);
-    window.stream.open();
-"""
-"""A stream whose page keeps one second of sound."""
-
-
-@pytest.mark.parametrize(("keep_seconds", "how"), [("30", "the stream goes on."), ("0", "a new stream goes on, for")])
-def test_sound_that_nobody_has_any_more_is_a_gap_in_the_timeline_and_is_told(
-    browser: webdriver.Chrome, tmp_path: Path, keep_seconds: str, how: str
-) -> None:
-    with wired_page(browser, tmp_path, SONOTAG_RESUME_SECONDS=keep_seconds) as (page, wire, _):
-        page.run(LISTEN)
-        page.wait_for(lambda: len(page.run("return told.tags")) >= 3)
-        wire.cut(is_up=False)
-        page.wait_for(lambda: page.run("return told.phase") == "waiting")
-        broken_at = page.run("return told.heard")
-        page.wait_for(lambda: page.run("return told.heard") > broken_at + 3)
-        wire.mend()
-        page.wait_for(lambda: page.run("return told.gaps"))
-        page.wait_for(lambda: page.run("return told.tags.at(-1)[1] > told.gaps.at(-1)[1] + 2"))
-        page.run("stream.stop()")
-        page.wait_for(lambda: page.run("return told.phase") == "ended")
-        told = page.run("return told")
-    [[first, end]] = told["gaps"]
-    assert 1.5 <= first <= broken_at
-    assert broken_at + 1.5 < end < told["heard"]
-    before = [window for window in told["tags"] if window[0] < first]
-    after = told["tags"][len(before) :]
-    assert before[-1][1] == first, "what came before is scored to its end"
-    assert after[0][0] == end, "windows begin behind it"
-    assert all(later[0] <= earlier[1] for group in (before, after) for earlier, later in pairwise(group))
-    assert after[-1][1] == pytest.approx(told["heard"])
-    assert any(how in note and "is lost." in note and "No sound" not in note for note in told["notes"])
