@@ -38,7 +38,6 @@ from tests.support.sounds import encode, tone
 ADDRESS = "127.0.0.1:8000"
 HUB_NAME = "MIT/ast-finetuned-audioset-10-10-0.4593"
 EXAMPLES = read_examples()
-# The same model on another processor: the fifth digit of a score.
 TOLERANCE = 0.02
 """What is shown was scored in float32, and the embedded model serves in int8 where the CPU is made for it."""
 

@@ -10,17 +10,10 @@ import pytest
 from service.access.key_file import CHECK_SECONDS, KeyFile, changing_keys, read_keys
 from service.access.keys import Limits, find_key, looks_like_key, make_key
 from service.errors import SettingsError
+from tests.support.clock import Clock
 from tests.support.keys import CREATED, add_key, remove_key
 
 SCOPES = frozenset({"classify"})
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 def test_a_key_is_recognised_and_nothing_else_is() -> None:
@@ -102,11 +95,11 @@ def test_what_is_no_json_or_not_there_is_refused(tmp_path: Path) -> None:
     (tmp_path / "text").write_text("Dear Sir or Madam")
     for name in ("text", "none"):
         with pytest.raises(SettingsError, match="SONOTAG_API_KEYS_FILE"):
-            KeyFile(tmp_path / name, Clock())
+            KeyFile(tmp_path / name, Clock(0.0))
 
 
 def test_a_changed_file_is_read_anew_and_a_broken_one_keeps_the_keys(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    path, clock = tmp_path / "keys.json", Clock()
+    path, clock = tmp_path / "keys.json", Clock(0.0)
     old = add_key(path, "old")
     file = KeyFile(path, clock)
     new = add_key(path, "new")

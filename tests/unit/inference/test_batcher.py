@@ -12,19 +12,10 @@ from service.inference.batcher import Batcher, WindowScores
 from service.inference.policy import Priority
 from service.inference.runner import Int16Array, Int64Array, ModelOutput
 from service.observer import NullObserver, Stage, WasteReason
+from tests.support.clock import Clock
 from tests.support.runners import FakeRunner, expected_scores, level
 
 LIVE, BULK = Priority.LIVE, Priority.BULK
-
-
-class Clock:
-    """A clock that stands still until it is told to move."""
-
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 class Recorder(NullObserver):

@@ -14,6 +14,7 @@ from service.inference.batcher import Batcher, WindowScores
 from service.inference.policy import Priority
 from service.inference.runner import Int16Array, Int64Array, ModelOutput
 from service.observer import NullObserver
+from tests.support.clock import Clock
 from tests.support.runners import WAIT_SECONDS, FakeRunner, expected_scores, level
 
 LIVE = Priority.LIVE
@@ -100,7 +101,7 @@ async def test_a_lane_that_cannot_get_ready_stops_the_start_and_ends_the_others(
 
 
 async def test_a_window_costs_the_time_between_two_ends_where_runs_overlap() -> None:
-    clock, runner = Moves(), FakeRunner(num_lanes=2, batch_sizes=(1,))
+    clock, runner = Clock(0.0), FakeRunner(num_lanes=2, batch_sizes=(1,))
     batcher = make_batcher(runner, clock=clock)
     batcher.start()
     first, second = await both_busy(batcher, runner)
@@ -115,17 +116,8 @@ async def test_a_window_costs_the_time_between_two_ends_where_runs_overlap() -> 
     await batcher.stop()
 
 
-class Moves:
-    """A clock that is moved by hand."""
-
-    now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
 async def test_lanes_that_always_have_something_to_do_share_the_cost() -> None:
-    clock = Moves()
+    clock = Clock(0.0)
 
     class Pairs(FakeRunner):
         """Two runs take four seconds, side by side."""
@@ -156,7 +148,7 @@ async def test_a_run_alone_costs_less_than_it_takes_where_lanes_share_the_machin
                 self.delay_seconds = 0.001
             return super().run(waveform, lengths, embedding=embedding)
 
-    clock, runner = Moves(), Halves(num_lanes=2, batch_sizes=(1,), delay_seconds=0.1)
+    clock, runner = Clock(0.0), Halves(num_lanes=2, batch_sizes=(1,), delay_seconds=0.1)
     batcher = make_batcher(runner, clock=clock)
     await asyncio.to_thread(batcher.prepare)
     await asyncio.to_thread(batcher.measure_speed)

@@ -9,14 +9,8 @@ from service.inference.batcher import Batcher
 from service.inference.policy import Priority
 from service.inference.watchdog import HungRun, Watchdog
 from service.observer import NullObserver
+from tests.support.clock import Clock
 from tests.support.runners import FakeRunner, level
-
-
-class Clock:
-    now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 async def test_a_run_that_does_not_come_back_is_noticed_by_the_clock_and_its_callers_are_told() -> None:
