@@ -14,6 +14,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from export.errors import ExportError
 
+HALF_SUFFIX = ".float16"
+"""Of the name of a tensor that is stored so."""
 MIN_HALF_ELEMENTS = 1024
 """Smaller tensors are not worth a Cast."""
 _FRONTEND_PRODUCTS = 2
@@ -43,7 +45,7 @@ def store_half(model: onnx.ModelProto) -> onnx.ModelProto:
             half = values.astype(np.float16)
         if values.size < MIN_HALF_ELEMENTS or not np.array_equal(half.astype(np.float32), values):
             continue
-        stored = f"{tensor.name}.float16"
+        stored = tensor.name + HALF_SUFFIX
         casts.append(helper.make_node("Cast", [stored], [tensor.name], name=f"{tensor.name}.cast", to=TensorProto.FLOAT))
         graph.initializer.remove(tensor)
         graph.initializer.append(numpy_helper.from_array(half, stored))

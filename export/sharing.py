@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from export.precision import HALF_SUFFIX
 from service.inference.bundle import WEIGHTS_FILE
 
 MIN_SHARED_BYTES = 16_384
@@ -37,7 +38,7 @@ def derive_quantized(quantized: onnx.ModelProto, source: onnx.ModelProto) -> onn
     nodes = []
     for name, tensor in own.items():
         weight = name.removesuffix(_QUANTIZED)
-        origin = stored.get(f"{weight}.float16", stored.get(weight))
+        origin = stored.get(weight + HALF_SUFFIX, stored.get(weight))
         scale, zero = own.get(f"{weight}_scale"), own.get(f"{weight}_zero_point")
         if tensor.data_type != TensorProto.INT8 or origin is None or scale is None or zero is None:
             continue

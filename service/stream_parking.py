@@ -17,6 +17,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from dataclasses import dataclass
+from typing import TypeVar
 
 from service.errors import Unavailable
 from service.keeper.client import KeeperClient
@@ -30,13 +31,17 @@ from service.keeper.topics import (
     GIVE_STREAM,
     PARK_STREAM,
     UNPARK_STREAM,
+    Message,
     Nothing,
     ParkedStream,
     StreamDemand,
     StreamState,
     StreamToken,
+    Topic,
 )
 from service.streaming.driver import Demand, StreamDriver
+
+A = TypeVar("A", bound=Message)
 
 MAX_TOKEN_CHARACTERS = 100
 
@@ -93,23 +98,24 @@ class StreamParking:
 
     async def find(self, token: str, owner: str) -> Demand | None:
         """See `Resumption`."""
-        if len(token) > MAX_TOKEN_CHARACTERS:
+        answer = await self._ask(FIND_STREAM, token, owner, ASK_SECONDS + 1)
+        if answer is None or answer.model is None:
             return None
-        try:
-            answer = await self._keeper.ask(FIND_STREAM, StreamToken(token=token, owner=owner), seconds=ASK_SECONDS + 1)
-        except Unavailable:
-            return None
-        return None if answer.model is None else Demand(answer.model, answer.windows_per_second)
+        return Demand(answer.model, answer.windows_per_second)
 
     async def fetch(self, token: str, owner: str) -> str | None:
         """See `Resumption`."""
+        answer = await self._ask(FETCH_STREAM, token, owner, GIVE_SECONDS + 1)
+        return None if answer is None else answer.state
+
+    async def _ask(self, topic: Topic[StreamToken, A], token: str, owner: str, seconds: float) -> A | None:
+        """Ask the keeper about a stream; None for what is no token, and where nobody can be asked: without the supervisor."""
         if len(token) > MAX_TOKEN_CHARACTERS:
             return None
         try:
-            answer = await self._keeper.ask(FETCH_STREAM, StreamToken(token=token, owner=owner), seconds=GIVE_SECONDS + 1)
+            return await self._keeper.ask(topic, StreamToken(token=token, owner=owner), seconds=seconds)
         except Unavailable:
-            return None  # without the supervisor nobody can be asked
-        return answer.state
+            return None
 
     async def _describe(self, _asker: int, question: StreamToken) -> StreamDemand:
         if (kept := self._find(question)) is None:

@@ -51,9 +51,8 @@ class OnnxRunner:
     """A `Runner` on onnxruntime. Made by `OnnxRunner.open`.
 
     On the CPU a run is a plain call of the session, of which several may go on at once: bound buffers save nothing there
-    (docs/performance.md). On a GPU each of
-    the batcher's threads has a session with bound buffers and CUDA graphs (`service.inference.cuda_lanes`); any other thread,
-    such as that of an export's check, makes plain calls.
+    (docs/performance.md). On a GPU each of the batcher's threads has a session with bound buffers and CUDA graphs
+    (`service.inference.cuda_lanes`); any other thread, such as that of an export's check, makes plain calls.
 
     Attributes:
         spec: What the model is.
