@@ -129,12 +129,17 @@ def test_a_new_stream_takes_the_place_of_one_whose_worker_was_killed(
         assert page.text("gaps") == ""
 
 
+def listen_and_cut(page: LivePage, wire: FarWire) -> str:
+    """Let the microphone be heard for a second, take the network away, and return what the page says then."""
+    page.find("microphone").click()
+    page.wait_for(lambda: page.scored_seconds >= 1)
+    wire.cut(is_up=False)
+    return page.wait_for_phase("waiting")
+
+
 def test_what_the_microphone_hears_while_the_network_is_down_is_scored_after(browser: webdriver.Chrome, tmp_path: Path) -> None:
     with wired_page(browser, tmp_path) as (page, wire, server):
-        page.find("microphone").click()
-        page.wait_for(lambda: page.scored_seconds >= 1)
-        wire.cut(is_up=False)
-        assert page.wait_for_phase("waiting").endswith("The last 35 s of sound are kept.")
+        assert listen_and_cut(page, wire).endswith("The last 35 s of sound are kept.")
         heard = heard_seconds(page)
         page.wait_for(lambda: heard_seconds(page) >= heard + 3)
         wire.mend()
@@ -157,10 +162,7 @@ def test_a_stream_that_is_stopped_while_the_network_is_down_is_scored_to_its_end
     browser: webdriver.Chrome, tmp_path: Path
 ) -> None:
     with wired_page(browser, tmp_path) as (page, wire, _):
-        page.find("microphone").click()
-        page.wait_for(lambda: page.scored_seconds >= 1)
-        wire.cut(is_up=False)
-        page.wait_for_phase("waiting")
+        listen_and_cut(page, wire)
         page.find("stop").click()
         page.wait_for(lambda: page.text("status").startswith("Stopped. What was heard is sent when"))
         wire.mend()
@@ -171,10 +173,7 @@ def test_a_stream_that_is_stopped_while_the_network_is_down_is_scored_to_its_end
 
 def test_who_stops_twice_while_the_network_is_down_is_told_what_is_lost(browser: webdriver.Chrome, tmp_path: Path) -> None:
     with wired_page(browser, tmp_path) as (page, wire, _):
-        page.find("microphone").click()
-        page.wait_for(lambda: page.scored_seconds >= 1)
-        wire.cut(is_up=False)
-        page.wait_for_phase("waiting")
+        listen_and_cut(page, wire)
         page.find("stop").click()
         page.find("stop").click()
         assert page.wait_for_phase("ended") == "Stopped."
