@@ -23,17 +23,18 @@ export class Feed {
     this.rate = rate;
   }
 
-  /** Sends over this socket, from a position that is kept. */
+  /** Sends over this socket, from a position that is kept; what is not sent yet stays so. */
   begin(socket, position, now) {
     this.#socket = socket;
-    this.#position = position;
+    this.#advance(position);
     this.#isStopSent = false;
     this.#tickedAt = this.#movedAt = now;
   }
 
-  /** The connection is over: what comes is kept. */
+  /** The connection is over: what comes is kept, and what is too old is not any more. */
   leave() {
     this.#socket = null;
+    this.sound.hold(Infinity);
   }
 
   /** The source has ended: `stop` follows its last sound. */
@@ -44,11 +45,6 @@ export class Feed {
   /** Sound that was heard and not sent, in seconds. */
   get behindSeconds() {
     return (this.sound.end - this.#position) / this.rate;
-  }
-
-  /** Whether sound was forgotten before it could be sent. */
-  get isOverrun() {
-    return this.#socket !== null && this.#position < this.sound.first;
   }
 
   /** Takes the next piece of the source; it is sent at once where nothing else waits. */
@@ -72,7 +68,7 @@ export class Feed {
   tick(now) {
     let due = ((now - this.#tickedAt) / 1000) * CATCH_UP_SPEED * this.rate;
     this.#tickedAt = now;
-    while (due > 0 && this.#mayWrite() && !this.isOverrun && this.behindSeconds > 0) due -= this.#write(now);
+    while (due > 0 && this.#mayWrite() && this.behindSeconds > 0) due -= this.#write(now);
     if (this.#isEnded && !this.#isStopSent && this.#socket && this.behindSeconds === 0) {
       this.#isStopSent = true;
       this.#movedAt = now;
@@ -86,9 +82,14 @@ export class Feed {
 
   #write(now) {
     const samples = this.sound.at(this.#position);
-    this.#position += samples.length;
+    this.#advance(this.#position + samples.length);
     this.#movedAt = now;
     this.#socket.send(toInt16(samples));
     return samples.length;
+  }
+
+  #advance(position) {
+    this.#position = position;
+    this.sound.hold(position);
   }
 }

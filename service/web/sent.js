@@ -5,6 +5,7 @@
 export class SentSound {
   #pieces = [];
   #end = 0;
+  #held = Infinity;
 
   /** `keepSamples`: how much is kept at least, once there is so much. */
   constructor(keepSamples) {
@@ -25,7 +26,12 @@ export class SentSound {
   add(samples) {
     this.#pieces.push({ start: this.#end, samples });
     this.#end += samples.length;
-    this.forgetBefore(this.#end - this.keepSamples);
+    this.forgetBefore(Math.min(this.#end - this.keepSamples, this.#held));
+  }
+
+  /** From this position on nothing is forgotten for its age: it is to be sent yet. Until another one is held, or Infinity. */
+  hold(position) {
+    this.#held = position;
   }
 
   /** Forgets the pieces that end before a position. */

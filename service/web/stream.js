@@ -10,7 +10,9 @@ import { streamAddress, whyRefused } from "./server.js";
 
 /** Longer than the server keeps a stream: what the network held when it broke is in it. */
 const KEEP_SECONDS = 35;
-/** What is left of that on a network that does not even take this: the stream is to come back to the present. */
+/** So much more than that may wait for a network that is slower than the sound; then the stream comes back to the present… */
+const BEHIND_SECONDS = 15;
+/** …with no more than this. */
 const KEEP_WHEN_SLOW_SECONDS = 5;
 /** A file is not played further ahead of the network. */
 const FILE_AHEAD_SECONDS = 5;
@@ -66,6 +68,7 @@ export class LiveStream {
       return;
     }
     if (this.#isOver) return;
+    this.sound.hold(this.sound.first); // what is asked for now is there when the server is ready
     const socket = new WebSocket(streamAddress(this.#whereItBroke()), protocols);
     const ifCurrent = (call) => (event) => { if (socket === this.#socket) call(event); };
     socket.onopen = ifCurrent(() => { if (this.#token === null) this.#begin(); });
@@ -177,7 +180,7 @@ export class LiveStream {
       return;
     }
     this.feed.tick(now);
-    if (this.feed.isOverrun) {
+    if (this.feed.behindSeconds > this.keepSeconds + BEHIND_SECONDS) {
       this.sound.forgetBefore(this.sound.end - KEEP_WHEN_SLOW_SECONDS * this.rate);
       this.#leave("The network is too slow for this sound.");
     } else if (this.feed.stillSeconds(now) > SILENT_SECONDS) this.#leave("The connection stands still.");

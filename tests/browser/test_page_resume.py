@@ -196,3 +196,56 @@ def test_a_stream_whose_place_is_taken_while_the_network_is_down_goes_on_when_th
         assert page.text("note").endswith("the stream goes on. No sound is lost.")
         assert page.wait_for_phase("ended") == "Done."
         assert scores(page) == unbroken
+
+
+LISTEN = """
+    const { LiveStream } = await import("./web/stream.js");
+    const told = { tags: [], gaps: [], notes: [], phase: "" };
+    let onPiece;
+    const source = { sampleRate: 16000, canWait: false, start: (take) => { onPiece = take; }, stop: () => {} };
+    const listener = {
+      onState: (phase) => { told.phase = phase; },
+      onReady: () => {},
+      onTags: ({ start, end }, base) => told.tags.push([base + start, base + end]),
+      onPiece: () => {},
+      onLost: (seconds, why) => told.notes.push(`lost ${seconds}: ${why}`),
+      onGap: (from, to) => told.gaps.push([from, to]),
+      onNote: (text) => told.notes.push(text),
+      onKey: () => {},
+    };
+    window.told = told;
+    window.hear = (seconds) => {
+      for (let piece = 0; piece < 10 * seconds; piece++) onPiece(new Float32Array(1600).fill(1000 / 32768));
+    };
+    window.stream = new LiveStream(source, { window: 1, hop: 0.5, top_k: 4, threshold: 0 }, listener, 3);
+    window.stream.open();
+"""
+"""A stream whose page keeps three seconds of sound, and which hears some when it is told to."""
+
+
+@pytest.mark.parametrize(("keep_seconds", "how"), [("30", "the stream goes on."), ("0", "a new stream goes on, for")])
+def test_sound_that_nobody_has_any_more_is_a_gap_in_the_timeline_and_is_told(
+    browser: webdriver.Chrome, tmp_path: Path, keep_seconds: str, how: str
+) -> None:
+    with wired_page(browser, tmp_path, SONOTAG_RESUME_SECONDS=keep_seconds) as (page, wire, _):
+        page.run(LISTEN)
+        page.wait_for(lambda: page.run("return told.phase") == "live")
+        page.run("hear(2)")
+        page.wait_for(lambda: page.run("return told.tags.length") == 4)
+        wire.cut(is_up=False)
+        page.wait_for(lambda: page.run("return told.phase") == "waiting")
+        page.run("hear(8)")
+        wire.mend()
+        page.wait_for(lambda: page.run("return told.phase") == "live")
+        page.run("hear(1)")  # now the page has more than it keeps, and has not sent all of it
+        page.wait_for(lambda: page.run("return told.tags.at(-1)[1]") == 11)
+        page.run("stream.stop()")
+        page.wait_for(lambda: page.run("return told.phase") == "ended")
+        told = page.run("return told")
+    assert told["gaps"] == [[2, 7]]
+    before = [[0, 0.5], [0, 1], [0.5, 1.5], [1, 2]]
+    after = [[7, 7.5], [7, 8], *([end - 1, end] for end in (8.5, 9, 9.5, 10, 10.5, 11))]
+    assert told["tags"] == [*before, *after], "windows end before the gap and begin behind it"
+    [note] = told["notes"]
+    assert how in note
+    assert note.endswith("The sound from 0:02.0 to 0:07.0 is lost.")
