@@ -31,7 +31,7 @@ from urllib.parse import urlsplit
 
 import httpx
 from websockets.asyncio.client import connect
-from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
 
 from tests.support.websocket import stream_url
 
@@ -75,7 +75,7 @@ class Account:
         try:
             async with asyncio.timeout(PATIENCE_SECONDS):
                 end = await deed
-        except (OSError, httpx.HTTPError, ConnectionClosed, InvalidStatus, EOFError, Wrong) as error:
+        except (OSError, httpx.HTTPError, WebSocketException, EOFError, Wrong) as error:
             end = self.judge(began, time.monotonic(), error)
             if end == LOST:
                 self.losses.append(f"{kind} after {time.monotonic() - began:.2f} s: {type(error).__name__}: {error}")
