@@ -8,6 +8,9 @@ other, so that it is never counted twice. With the worker its streams are gone.
 A stream that is kept holds no place and asks nothing of the model: whoever wants to go on with it learns what it asks for,
 takes a place, has that admitted, and only then takes the stream. One that is refused may come again: it is still there.
 
+A client whose new connection breaks before it has read `ready` comes back with the token it had: until it has sent something,
+its stream is found by both.
+
 A stream is given to the API key that opened it and to no other. The keeper counts what is kept: the oldest go when there are
 more than may be open.
 """
@@ -30,6 +33,7 @@ from service.keeper.topics import (
     FIND_STREAM,
     GIVE_STREAM,
     PARK_STREAM,
+    SETTLE_STREAM,
     UNPARK_STREAM,
     Message,
     Nothing,
@@ -48,9 +52,14 @@ MAX_TOKEN_CHARACTERS = 100
 
 @dataclass(slots=True)
 class _Kept:
+    """`alias`: the token that it was fetched by, while its client may know no other. `is_going`: to another connection."""
+
+    token: str
     driver: StreamDriver
     owner: str
+    alias: str | None = None
     expiry: asyncio.TimerHandle | None = None
+    is_going: bool = False
 
 
 class StreamParking:
@@ -72,7 +81,7 @@ class StreamParking:
     @property
     def num_held(self) -> int:
         """Streams that wait for their clients."""
-        return sum(kept.expiry is not None for kept in self._kept.values())
+        return sum(kept.expiry is not None for name, kept in self._kept.items() if name == kept.token)
 
     def of(self, owner: str) -> OwnParking:
         """Return what a stream of an API key has of it; `owner` is the key's ID, empty without keys."""
@@ -84,17 +93,29 @@ class StreamParking:
 
     def watch(self, token: str, driver: StreamDriver, owner: str) -> None:
         """See `Resumption`."""
-        self._kept[token] = _Kept(driver, owner)
+        self._kept[token] = _Kept(token, driver, owner)
 
     def hold(self, token: str) -> None:
         """See `Resumption`."""
-        if kept := self._kept.get(token):
-            kept.expiry = asyncio.get_running_loop().call_later(self._seconds, self._expire, token)
+        if (kept := self._kept.get(token)) and not kept.is_going and kept.expiry is None:
+            kept.expiry = asyncio.get_running_loop().call_later(self._seconds, self._expire, kept)
             self._keeper.tell(PARK_STREAM, ParkedStream(token=token))
 
     def drop(self, token: str) -> None:
         """See `Resumption`."""
-        self._kept.pop(token, None)
+        if kept := self._kept.get(token):
+            self._remove(kept)
+
+    def alias(self, token: str, old: str) -> None:
+        """See `Resumption`."""
+        if kept := self._kept.get(token):
+            kept.alias = old
+            self._kept[old] = kept
+
+    def settle(self, token: str) -> None:
+        """See `Resumption`."""
+        if kept := self._kept.get(token):
+            self._remove_alias(kept)
 
     async def find(self, token: str, owner: str) -> Demand | None:
         """See `Resumption`."""
@@ -129,39 +150,54 @@ class StreamParking:
     async def _give(self, _asker: int, question: StreamToken) -> StreamState:
         if (kept := self._find(question)) is None:
             return StreamState(state=None)
-        del self._kept[question.token]
-        self._end_wait(question.token, kept)
+        kept.is_going = True
+        self._end_wait(kept)
         try:
-            return StreamState(state=await kept.driver.give_away())
+            state = await kept.driver.give_away()
         except asyncio.CancelledError:  # whoever asked has left, or waits no longer
-            self._kept[question.token] = kept
-            self.hold(question.token)
+            kept.is_going = False
+            self.hold(kept.token)
             raise
+        self._remove(kept)
+        return StreamState(state=state)
 
     def _find(self, question: StreamToken) -> _Kept | None:
         kept = self._kept.get(question.token)
-        return kept if kept is not None and kept.owner == question.owner and kept.driver.session.is_resumable else None
+        if kept is None or kept.owner != question.owner or kept.is_going or not kept.driver.session.is_resumable:
+            return None
+        return kept
 
     def _drop_oldest(self, _asker: int, question: ParkedStream) -> Nothing:
         if (kept := self._kept.get(question.token)) and kept.expiry is not None:
-            self._expire(question.token)
+            self._expire(kept)
         return Nothing()
 
     def close(self) -> None:
         """The process ends: nobody can come back to what is kept."""
-        for token, kept in list(self._kept.items()):
-            if kept.expiry is not None:
-                self._expire(token)
+        for name, kept in list(self._kept.items()):
+            if kept.expiry is not None and name == kept.token:
+                self._expire(kept)
 
-    def _expire(self, token: str) -> None:
-        if kept := self._kept.pop(token, None):
-            self._end_wait(token, kept)
-            kept.driver.forget()
+    def _expire(self, kept: _Kept) -> None:
+        self._end_wait(kept)
+        self._remove(kept)
+        kept.driver.forget()
 
-    def _end_wait(self, token: str, kept: _Kept) -> None:
+    def _end_wait(self, kept: _Kept) -> None:
         if kept.expiry is not None:
             kept.expiry.cancel()
-            self._keeper.tell(UNPARK_STREAM, ParkedStream(token=token))
+            kept.expiry = None
+            self._keeper.tell(UNPARK_STREAM, ParkedStream(token=kept.token))
+
+    def _remove(self, kept: _Kept) -> None:
+        self._kept.pop(kept.token, None)
+        self._remove_alias(kept)
+
+    def _remove_alias(self, kept: _Kept) -> None:
+        if kept.alias is not None:
+            self._kept.pop(kept.alias, None)
+            self._keeper.tell(SETTLE_STREAM, ParkedStream(token=kept.alias))
+            kept.alias = None
 
 
 class OwnParking:
@@ -191,6 +227,14 @@ class OwnParking:
     def drop(self, token: str) -> None:
         """See `Resumption`."""
         self._parking.drop(token)
+
+    def alias(self, token: str, old: str) -> None:
+        """See `Resumption`."""
+        self._parking.alias(token, old)
+
+    def settle(self, token: str) -> None:
+        """See `Resumption`."""
+        self._parking.settle(token)
 
     async def find(self, token: str) -> Demand | None:
         """See `Resumption`."""

@@ -25,6 +25,7 @@ from service.keeper.topics import (
     HELLO,
     LEAVE_PLACE,
     PARK_STREAM,
+    SETTLE_STREAM,
     TAKE_PLACE,
     UNPARK_STREAM,
     VERSION,
@@ -91,6 +92,7 @@ class Keeper:
         self.places = StreamPlaces(settings.max_streams)
         self.parked = ParkedStreams()
         self._ports: dict[int, Port] = {}
+        self._fetching: dict[str, asyncio.Event] = {}
         self.reloads = Reloads(self.desk, self.ask_all, replace)
         self.desk.add(HELLO, _greet)
         self.desk.add(TAKE_PLACE, self._take_place)
@@ -100,6 +102,7 @@ class Keeper:
         self.desk.add(FETCH_STREAM, self._fetch_stream)
         self.desk.add(PARK_STREAM, self._park_stream)
         self.desk.add(UNPARK_STREAM, self._unpark_stream)
+        self.desk.add(SETTLE_STREAM, self._settle_stream)
 
     def join(self, worker: int, port: Port) -> None:
         """A worker is there."""
@@ -166,19 +169,40 @@ class Keeper:
         self.parked.remove(question.token)
         return Nothing()
 
+    def _settle_stream(self, worker: int, question: ParkedStream) -> Nothing:
+        self.parked.settle(question.token, worker)
+        return Nothing()
+
     async def _find_stream(self, _worker: int, question: StreamToken) -> StreamDemand:
+        await self._until_moved(question.token)
         return await self._ask_holder(DESCRIBE_STREAM, question, ASK_SECONDS) or StreamDemand()
 
-    async def _fetch_stream(self, _worker: int, question: StreamToken) -> StreamState:
-        return await self._ask_holder(GIVE_STREAM, question, GIVE_SECONDS) or StreamState(state=None)
+    async def _fetch_stream(self, worker: int, question: StreamToken) -> StreamState:
+        await self._until_moved(question.token)
+        moved = self._fetching[question.token] = asyncio.Event()
+        try:
+            answer = await self._ask_holder(GIVE_STREAM, question, GIVE_SECONDS)
+            if answer is None or answer.state is None:
+                return StreamState(state=None)
+            if worker in self._ports:
+                self.parked.move(question.token, worker, 2 * self.places.limit)  # open ones, and as many that are kept
+            return answer
+        finally:
+            del self._fetching[question.token]
+            moved.set()
+
+    async def _until_moved(self, token: str) -> None:
+        """Wait while a stream is on its way from one worker to another: whoever asks comes after it."""
+        while moved := self._fetching.get(token):
+            await moved.wait()
 
     async def _ask_holder(self, topic: Topic[StreamToken, A], question: StreamToken, seconds: float) -> A | None:
-        """Ask the worker whose number the token begins with; one that is dead has taken its streams along."""
-        digits = question.token.partition(".")[0]
-        if not (digits.isascii() and digits.isdecimal()) or int(digits) not in self._ports:
+        """Ask the worker that has the stream; one that is dead has taken its streams along."""
+        worker = self.parked.worker_of(question.token)
+        if worker not in self._ports:
             return None
         try:
-            return await self.ask_worker(int(digits), topic, question, seconds=seconds)
+            return await self.ask_worker(worker, topic, question, seconds=seconds)
         except Unavailable:
             return None
 

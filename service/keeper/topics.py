@@ -121,7 +121,7 @@ know first whether it may."""
 DESCRIBE_STREAM: Final = Topic("describe_stream", StreamToken, StreamDemand)
 """To that worker."""
 FETCH_STREAM: Final = Topic("fetch_stream", StreamToken, StreamState)
-"""To the keeper, which asks the worker that the token names."""
+"""To the keeper, which asks the worker that the token names, or the one that fetched the stream by it before."""
 GIVE_STREAM: Final = Topic("give_stream", StreamToken, StreamState)
 """To that worker."""
 
@@ -136,6 +136,8 @@ PARK_STREAM: Final = Topic("park_stream", ParkedStream, Nothing)
 """To the keeper: this worker keeps a stream from now on."""
 UNPARK_STREAM: Final = Topic("unpark_stream", ParkedStream, Nothing)
 """To the keeper: it keeps it no longer."""
+SETTLE_STREAM: Final = Topic("settle_stream", ParkedStream, Nothing)
+"""To the keeper: what this worker fetched by this token is found by it no longer."""
 DROP_STREAM: Final = Topic("drop_stream", ParkedStream, Nothing)
 """To a worker: there are too many, and this is the oldest."""
 

@@ -60,6 +60,14 @@ class Resumption(Protocol):
         """It has ended in good order."""
         ...
 
+    def alias(self, token: str, old: str) -> None:
+        """It goes on with what was fetched as `old`, and is found by that name, too, until `settle`."""
+        ...
+
+    def settle(self, token: str) -> None:
+        """It is found by no other name any more."""
+        ...
+
     async def find(self, token: str) -> Demand | None:
         """Return what has to be admitted before a stream is taken; None where nobody has it. The stream stays where it is, but
         its old connection is left if it is still open, and what that held is free."""
@@ -151,6 +159,8 @@ class StreamDriver:
         try:
             self._perform(self.session.open, query, self._clock())
             await asyncio.wait([self._writer, self._reader, taken], return_when=asyncio.FIRST_COMPLETED)
+            if self._fetching:  # what is on its way here is to arrive
+                await asyncio.wait([self._fetching])
             if self._must_finish and not self._writer.done() and not taken.done():
                 await self._finish()
             if not self.session.is_reading and not taken.done():
@@ -257,7 +267,15 @@ class StreamDriver:
         except QueueFull as error:
             self._perform(self.session.fail, error)
             return
-        self._perform(self.session.resume, await self._resumption.fetch(token), self._clock())
+        text = await self._resumption.fetch(token)
+        if text is not None and self._token:
+            self._resumption.alias(self._token, token)  # should `ready` get lost, the client comes back as it came
+        self._perform(self.session.resume, text, self._clock())
+        self._settle()
+
+    def _settle(self) -> None:
+        if self._resumption and self._token and self.session.is_confirmed:
+            self._resumption.settle(self._token)
 
     def _admit(self, active: ActiveConfiguration) -> None:
         """Ask for as many windows as a configuration makes.
@@ -325,11 +343,15 @@ class StreamDriver:
             await self._changed.wait()
 
     async def _take(self, frame: str | bytes) -> None:
-        now = self._clock()
+        now, was_unconfirmed = self._clock(), not self.session.is_confirmed
         if isinstance(frame, str):
             self._perform(self.session.receive_text, frame, now)
+        else:
+            self._perform(self.session.receive_binary, len(frame), now)
+        if was_unconfirmed:
+            self._settle()
+        if isinstance(frame, str):
             return
-        self._perform(self.session.receive_binary, len(frame), now)
         if self.session.is_reading:
             self._decoder.push(frame, self.session.audio_format, self.session.spec)
             if error := await self._hand_over(now):

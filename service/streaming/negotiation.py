@@ -35,6 +35,8 @@ class Negotiation:
 
     Attributes:
         is_resuming: Whether `Resume` is not answered yet.
+        is_confirmed: Whether the client has shown that it has the `ready` of a stream that goes on: it sent something after.
+        missing_from: Second of the stream from which on that `ready` calls sound missing; None without, and once confirmed.
     """
 
     def __init__(
@@ -49,6 +51,8 @@ class Negotiation:
         admit: Callable[[ActiveConfiguration], None],
     ) -> None:
         self.is_resuming = False
+        self.is_confirmed = True
+        self.missing_from: float | None = None
         self._outgoing = outgoing
         self._session_id = session_id
         self._models = models
@@ -153,11 +157,15 @@ class Negotiation:
             return None
         self._admit(resumed.active)
         self._given, self._active = resumed.given, resumed.active
-        received, resumed_at = resumed.received, resumed.resumed_at
-        missing = ((received, resumed_at),) if resumed_at > received else ()
-        self._outgoing.send(self._ready(resumed.active).model_copy(update={"resumed_at": resumed_at, "missing": missing}))
+        self.is_confirmed, self.missing_from = False, resumed.missing[0][0] if resumed.missing else None
+        told = {"resumed_at": resumed.resumed_at, "missing": resumed.missing}
+        self._outgoing.send(self._ready(resumed.active).model_copy(update=told))
         self._outgoing.go_on(resumed.log, resumed.unsent, resumed.seq)
         return resumed
+
+    def confirm(self) -> None:
+        """The client has sent something: it has `ready`."""
+        self.is_confirmed, self.missing_from = True, None
 
     def _restore(self, state: SessionState, now: float) -> ResumedStream | None:
         spec = self._models.get(state.configuration.model)

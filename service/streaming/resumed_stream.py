@@ -27,8 +27,8 @@ class ResumedStream:
         active: The same, checked.
         sound: What exists since the first frame of sound; None before.
         opened_at: Clock seconds at which the stream began.
-        received: Second up to which sound was received before.
-        resumed_at: Second from which sound is wanted again. Later than `received`: what lies between never comes.
+        resumed_at: Second from which sound is wanted again.
+        missing: The sound that never comes, as (from, to) in seconds of the stream.
         num_repeated: Samples at the model's rate that come a second time, to warm the resampler up.
         log: The last messages.
         unsent: Those of them that the client has not received.
@@ -40,8 +40,8 @@ class ResumedStream:
     active: ActiveConfiguration
     sound: StreamSound | None
     opened_at: float
-    received: float
     resumed_at: float
+    missing: tuple[tuple[float, float], ...]
     num_repeated: int
     log: MessageLog
     unsent: list[ServerMessage]
@@ -87,13 +87,15 @@ def restore_stream(
         position = wanted
     else:
         position = _find_start(active, wanted, num_received)
+    lost_from = received if state.missing_from is None else state.missing_from
+    lost_to = max(received, position / rate)
     return ResumedStream(
         given=given,
         active=active,
         sound=sound,
         opened_at=now - state.age_seconds,
-        received=received,
         resumed_at=position / rate,
+        missing=((lost_from, lost_to),) if lost_to > lost_from else (),
         num_repeated=max(0, num_received - position),
         log=log,
         unsent=unsent,

@@ -119,6 +119,11 @@ class StreamSession:
         return self._is_resumable and self._negotiation.is_complete
 
     @property
+    def is_confirmed(self) -> bool:
+        """Whether the client of a stream that goes on has shown that it knows: else it may come back as it came."""
+        return self._negotiation.is_confirmed
+
+    @property
     def has_windows(self) -> bool:
         """Whether a window is not answered yet."""
         return self._sound is not None and self._sound.has_windows
@@ -182,6 +187,7 @@ class StreamSession:
             messages=cast(list[Numbered], self._outgoing.kept),
             sound=self._sound.snapshot(now) if self._sound else None,
             close=(closed_with.code, closed_with.reason) if closed_with else None,
+            missing_from=self._negotiation.missing_from,
         )
         self._ending.leave()
         return dump_state(state)
@@ -190,7 +196,7 @@ class StreamSession:
         """A text frame came."""
         if not self.is_reading:
             return []
-        self._timers.note_activity(now)
+        self._note_frame(now)
         try:
             self._rate.count(now)
             message = parse_client_message(text)
@@ -217,7 +223,7 @@ class StreamSession:
         """A binary frame came; its sound follows with `receive_audio` unless this ends the stream."""
         if not self.is_reading:
             return []
-        self._timers.note_activity(now)
+        self._note_frame(now)
         if not self.is_configured:
             self._fail(self._negotiation.explain_missing())
         elif num_bytes > self._limits.max_frame_bytes:
@@ -313,6 +319,10 @@ class StreamSession:
         return self._outgoing.take()
 
     # Inside
+
+    def _note_frame(self, now: float) -> None:
+        self._timers.note_activity(now)
+        self._negotiation.confirm()
 
     def _receive(self, message: ClientMessage, now: float) -> None:
         match message:

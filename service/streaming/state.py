@@ -26,7 +26,7 @@ from service.streaming.messages import (
 )
 from service.streaming.sound import SoundState
 
-STATE_VERSION: Final = 1
+STATE_VERSION: Final = 2
 MAX_MESSAGES: Final = 256
 MAX_TAGS: Final = 4096
 Numbered = Annotated[
@@ -85,6 +85,8 @@ class SessionState:
         messages: The last ones, by rising `seq`.
         sound: What exists since the first frame of sound; None before.
         close: Code and reason of the close that follows the last message; None where the stream goes on.
+        missing_from: Second from which on, to the last sound, all is missing as the last `ready` said, where the client has not
+            shown that it has read that; None where nothing is, or it has.
     """
 
     version: int
@@ -95,6 +97,7 @@ class SessionState:
     messages: list[Numbered]
     sound: SoundState | None
     close: tuple[int, str] | None
+    missing_from: float | None = None
 
 
 _ADAPTER = pydantic.TypeAdapter(SessionState)

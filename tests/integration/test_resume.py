@@ -101,6 +101,33 @@ async def test_a_client_that_is_back_before_its_old_connection_is_known_to_be_br
         assert told.messages[-1]["duration"] == 4.0
 
 
+async def test_a_client_whose_new_connection_breaks_before_it_has_read_ready_comes_back_as_it_came() -> None:
+    with serving() as server:
+        async with Stream(server.url, RAW) as first:
+            ready = await first.until("ready")
+            await first.send(SECOND)
+            await first.until("tags", 2)
+            break_off(first)
+            await first.closed()
+        token, seq = ready["resume_token"], last_seq(first)
+        for _ in range(2):
+            async with going_on(server.url, token, seq, resume_from=3) as (unheard, again):
+                assert (again["resumed_at"], again["missing"]) == (3.0, [[1.0, 3.0]])
+                break_off(unheard)
+                await unheard.closed()
+        async with going_on(server.url, token, seq, resume_from=4) as (second, again):
+            assert (again["resumed_at"], again["missing"]) == (4.0, [[1.0, 4.0]])
+            await second.send(SECOND)
+            assert (await second.until("tags"))["start"] == 4.0
+            break_off(second)
+            await second.closed()
+        async with going_on(server.url, token, seq) as (other, another):
+            assert "resumed_at" not in another, "it has used the token that came with ready"
+            assert (await other.until("error"))["code"] == "resume_unknown"
+        async with going_on(server.url, again["resume_token"], last_seq(second)) as (_, third):
+            assert (third["resumed_at"], third["missing"]) == (5.0, [])
+
+
 async def test_a_token_is_of_use_once_and_for_so_long() -> None:
     with serving(resume_seconds=0.05) as server:
         async with Stream(server.url, RAW) as first:
@@ -345,6 +372,8 @@ async def test_any_worker_goes_on_with_a_stream_but_a_dead_one_has_taken_its_str
                 await first.send(SECOND)
                 await first.until("tags", 2)
                 # The only place is taken by the connection that is left for this one.
+                async with going_on(url, ready["resume_token"], last_seq(first)) as (unheard, _):
+                    break_off(unheard)
                 async with going_on(url, ready["resume_token"], last_seq(first)) as (second, again):
                     assert again["resumed_at"] == 1.0
                     await second.send(SECOND)

@@ -84,12 +84,15 @@ def test_a_stream_that_is_cut_says_what_one_that_is_not_says(query, pieces, cuts
     query=QUERIES,
     before=st.integers(0, 60_000),
     gap=st.integers(1, 60_000),
+    unheard=st.none() | st.integers(0, 60_000),
     after=st.integers(0, 60_000),
     label=st.integers(1, 3),
 )
-def test_nothing_is_said_of_sound_that_never_came(query, before, gap, after, label):
+def test_nothing_is_said_of_sound_that_never_came(query, before, gap, unheard, after, label):
     driven = DrivenSession(query)
     driven.audio(np.full(before, 1000 * label, np.int16))
+    if unheard is not None:  # a connection that breaks before its `ready` is read
+        driven = driven.break_off(0, resume_from=repr((before + min(unheard, gap)) / 16_000))
     driven = driven.break_off(0, resume_from=repr((before + gap) / 16_000))
     ready = driven.messages[0]
     assert ready["missing"] == [[before / 16_000, (before + gap) / 16_000]]

@@ -381,6 +381,21 @@ def test_places_never_exceed_the_limit_whoever_takes_and_leaves() -> None:
     assert places.taken == 0
 
 
+def test_a_stream_is_where_it_began_or_where_it_was_fetched_to_until_that_is_settled() -> None:
+    parked = ParkedStreams()
+    assert [parked.worker_of(token) for token in ("1.a", "17.b", "x", "", ".c", "\u0663.d")] == [1, 17, None, None, None, None]
+    parked.move("1.a", 2, limit=2)
+    parked.settle("1.a", 3)  # a worker that did not fetch it
+    assert parked.worker_of("1.a") == 2
+    parked.settle("1.a", 2)
+    assert parked.worker_of("1.a") == 1
+    for worker, token in enumerate(("5.a", "5.b", "5.c")):
+        parked.move(token, worker, limit=2)
+    assert [parked.worker_of(token) for token in ("5.a", "5.b", "5.c")] == [5, 1, 2]
+    parked.forget(2)
+    assert parked.worker_of("5.c") == 5
+
+
 def test_of_kept_streams_the_oldest_go_first_and_a_dead_workers_are_gone() -> None:
     parked = ParkedStreams()
     assert parked.add(1, "a", 2) == []

@@ -121,6 +121,16 @@ def test_a_stream_without_sound_begins_where_the_client_still_has_some() -> None
     assert resumed.session.received_seconds == 2.5
 
 
+def test_what_is_missing_is_told_until_the_client_has_sent_something() -> None:
+    resumed = go_on(snapshot_of(broken(seconds=1)), {"resume_from": "3"})
+    assert not resumed.session.is_confirmed
+    again = go_on(snapshot_of(resumed))
+    assert (again.messages[0]["resumed_at"], again.messages[0]["missing"]) == (3.0, [[1.0, 3.0]])
+    again.text('{"type": "keep_alive"}')
+    assert again.session.is_confirmed
+    assert go_on(snapshot_of(again)).messages[0]["missing"] == []
+
+
 def test_resampled_sound_is_sent_again_from_a_whole_second_and_counted_once() -> None:
     driven = broken(TELEPHONE, seconds=2)
     driven.audio(np.full(8_000, 1000, np.int16))
