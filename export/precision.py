@@ -18,7 +18,7 @@ HALF_SUFFIX = ".float16"
 """Of the name of a tensor that is stored so."""
 MIN_HALF_ELEMENTS = 1024
 """Smaller tensors are not worth a Cast."""
-_FRONTEND_PRODUCTS = 2
+_FRONTEND_PRODUCTS = 3
 """DFT and mel filters."""
 
 

@@ -131,11 +131,11 @@ def check_operators(folder: Path, num_layers: int) -> None:
     assert (fp32["MultiHeadAttention"], fp32["BiasGelu"]) == (num_layers, num_layers)
     assert (fp16["MultiHeadAttention"], fp16["BiasGelu"]) == (num_layers, num_layers)
     assert fp16["SkipLayerNormalization"] == 2 * num_layers
-    assert int8["MatMul"] == 3, "the two products of the front end and the head stay float32"
+    assert int8["MatMul"] == 4, "the three products of the front end and the head stay float32"
     assert int8["MatMulInteger"] == 6 * num_layers
     half = onnx.load_model(folder / "model.fp16.onnx").graph
     types = {tensor.name: tensor.data_type for tensor in half.initializer}
-    assert types["frontend.transform"] == onnx.TensorProto.FLOAT
+    assert types["frontend.cosines"] == onnx.TensorProto.FLOAT
     assert types["encoder.layers.1.up.weight"] == onnx.TensorProto.FLOAT16
     assert [output.type.tensor_type.elem_type for output in half.output] == [onnx.TensorProto.FLOAT] * 3
 
