@@ -25,7 +25,7 @@
     │   ├── StreamExpired               408 / 4408  idle, or past the maximum duration
     │   │   └── SlowReader              takes no results
     │   ├── RequestTimeout              408         a request that comes too slowly
-    │   ├── TooManyMessages             429 / 4429  text messages faster than the limit
+    │   ├── TooManyMessages             429 / 4429  text messages or pings faster than the limit
     │   ├── Unavailable                 503 / 4503
     │   │   ├── QueueFull, DeadlineExceeded, NotReady, Overloaded
     │   │   └── Draining                close 1001
@@ -241,7 +241,7 @@ class RequestTimeout(ServiceError):
 
 
 class TooManyMessages(ServiceError):
-    """Text messages came faster than a stream may send them."""
+    """Text messages or pings came faster than a stream may send them."""
 
     code = "too_many_messages"
     http_status = 429

@@ -25,7 +25,7 @@ from fastapi import FastAPI
 
 from service import exit_codes
 from service.api.forwarded import ForwardedHeaders
-from service.api.protocol import LingeringWebSocket
+from service.api.protocol import lingering_websocket
 from service.connection import timed_connection
 from service.errors import SettingsError
 from service.lifecycle import Lifecycle
@@ -230,7 +230,7 @@ def make_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
         # The implementation without deprecated parts, and the one that stops reading a connection while the application has
         # a message it has not taken: one message, and what one read of the socket brought, is all that waits in here.
         # (ws_max_queue is for the other implementation; this one has no such queue.)
-        ws=LingeringWebSocket,
+        ws=lingering_websocket(max_messages_per_second=settings.max_messages_per_second),
         # Twice, so that a frame that is too large is told so, and no more, since each stream can make us hold it.
         ws_max_size=max(_MIN_HARD_FRAME_CAP, 2 * settings.max_frame_bytes),
         # Sound does not compress, and a deflated frame may blow up a thousandfold.

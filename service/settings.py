@@ -206,8 +206,8 @@ class Settings(BaseSettings):
         20,
         gt=0,
         le=1_000_000,
-        description="Text messages that one stream may send, ten seconds' worth at once; more ends it with 4429. A slider on a "
-        "page sends a few a second. Frames of sound are not counted.",
+        description="Text messages that one stream may send, ten seconds' worth at once, and as many pings; more ends "
+        "it with 4429. A slider on a page sends a few a second. Frames of sound are not counted.",
     )
     max_streams: int = Field(
         1000,

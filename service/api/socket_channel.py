@@ -7,7 +7,7 @@ import asyncio
 from fastapi import WebSocket
 from starlette.websockets import WebSocketDisconnect
 
-from service.api.protocol import LAST_WORD
+from service.api.protocol import FLOOD, LAST_WORD
 from service.streaming.channel import OtherSideLeft
 from service.streaming.messages import ServerMessage
 
@@ -32,6 +32,8 @@ class SocketChannel:
             if message.get("code") in (1000, 1001):
                 raise OtherSideLeft("the client has closed the stream")
             raise ConnectionResetError(f"the client is gone: {message.get('code', 1006)}")
+        if FLOOD in message:
+            raise message[FLOOD]
         text = message.get("text")
         frame: str | bytes = message["bytes"] if text is None else text
         return frame

@@ -56,6 +56,11 @@ class AppServer:
         self._thread.start()
         assert ready.wait(WAIT_SECONDS)
 
+    @property
+    def num_unsent_bytes(self) -> int:
+        """What is kept in memory for all open connections because their clients have not taken it."""
+        return sum(open_.transport.get_write_buffer_size() for open_ in list(self._server.server_state.connections))
+
     def begin_drain(self) -> None:
         """What SIGTERM does."""
         self._server.handle_exit(signal.SIGTERM, None)
