@@ -22,7 +22,7 @@ from service.logs import log_event, log_stream, session_context
 from service.options import resolve_grid, whole_windows_per_second
 from service.services import Services
 from service.stream_place import StreamPlace
-from service.streaming.driver import Demand, StreamDriver
+from service.streaming.driver import Demand, Resumption, StreamDriver
 from service.streaming.messages import ErrorMessage
 
 logger = logging.getLogger(__name__)
@@ -56,34 +56,19 @@ async def stream(websocket: WebSocket) -> None:
     """One live stream."""
     services: Services = websocket.app.state.services
     session_id = new_id()
-    place, visit = StreamPlace(services.keeper, session_id, services.stream_limit), None
+    visit = _Visit(StreamPlace(services.keeper, session_id, services.stream_limit))
     try:
-        try:
-            services.lifecycle.check_ready()
-            demand = await _find_kept(websocket, services)
-            await place.take()
-            services.lifecycle.check_ready()  # a drain may have begun meanwhile
-            visit = _Visit(take_place(services.catalog, websocket.query_params, demand))
-        except Unavailable as error:
-            reason = {"draining": "draining", "not_ready": "not_ready"}.get(error.code, "full")
-            services.metrics.stream_refused(reason)
-            log_event(logger, logging.INFO, "stream refused", reason=reason)
-            await websocket.send_denial_response(error_response(error))
-            return
         await _serve_stream(websocket, services, session_id, visit)
     finally:
-        if visit is not None:
-            visit.live.release()
-        place.leave()
-        if visit is not None and visit.driver is not None:
-            visit.driver.is_left.set()
+        visit.leave()
 
 
 @dataclass(slots=True)
 class _Visit:
-    """What is known of a stream when it is over."""
+    """What is held for a connection, and what is known of it when it is over."""
 
-    live: LivePlace
+    place: StreamPlace
+    live: LivePlace | None = None
     key: str | None = None
     driver: StreamDriver | None = None
     refusal: ServiceError | None = None
@@ -93,12 +78,19 @@ class _Visit:
         code = self.refusal.close_code if self.refusal else self.driver.close_code if self.driver else None
         return DISCONNECTED if code is None else OUTCOMES.get(code, "failed")
 
+    def leave(self) -> None:
+        """Hold nothing any more."""
+        if self.live is not None:
+            self.live.release()
+        self.place.leave()
+        if self.driver is not None:
+            self.driver.is_left.set()
+
 
 async def _serve_stream(websocket: WebSocket, services: Services, session_id: str, visit: _Visit) -> None:
-    """Serve a stream for which there is a place, and say what became of it."""
+    """Serve a stream, or refuse it, and say what became of it."""
     started = services.clock()
     with session_context(session_id), services.tracer.begin("stream", websocket.headers.raw) as trace:
-        services.metrics.stream_opened()
         try:
             await _run_stream(websocket, services, session_id, visit)
         except ServiceError as error:
@@ -106,15 +98,29 @@ async def _serve_stream(websocket: WebSocket, services: Services, session_id: st
             await _refuse(websocket, error)
         finally:
             seconds = visit.driver.session.received_seconds if visit.driver else 0.0
-            services.metrics.stream_closed(visit.outcome)
-            log_stream(visit.key, visit.outcome, open_seconds=services.clock() - started, sound_seconds=seconds)
+            _account(services, visit, open_seconds=services.clock() - started, sound_seconds=seconds)
             fields: dict[str, str | float] = {"sonotag.id": session_id, "sonotag.outcome": visit.outcome}
             fields["sonotag.received_seconds"] = round(seconds, 3)
             trace.describe("/v1/stream", fields)
 
 
+def _account(services: Services, visit: _Visit, *, open_seconds: float, sound_seconds: float) -> None:
+    """Count a stream that is over, and write it down."""
+    if isinstance(visit.refusal, Unavailable):
+        reason = {"draining": "draining", "not_ready": "not_ready"}.get(visit.refusal.code, "full")
+        services.metrics.stream_refused(reason)
+        log_event(logger, logging.INFO, "stream refused", reason=reason)
+        return
+    if visit.driver is None:  # it was told why it may not come in: a stream, too, that came and went
+        services.metrics.stream_opened()
+    services.metrics.stream_closed(visit.outcome)
+    log_stream(visit.key, visit.outcome, open_seconds=open_seconds, sound_seconds=sound_seconds)
+
+
 async def _run_stream(websocket: WebSocket, services: Services, session_id: str, visit: _Visit) -> None:
     """Let a stream in and run it to its end.
+
+    Who asks comes first: those who may not come in take nobody's place, and learn nothing of how full it is.
 
     Raises:
         ServiceError: It may not come in; nothing was accepted yet.
@@ -124,31 +130,33 @@ async def _run_stream(websocket: WebSocket, services: Services, session_id: str,
     caller, subprotocol = _identify(websocket, guard)
     visit.key = caller.name
     guard.authorise(caller, _path_of(websocket))
+    parking = services.parking.of(caller.key.id) if services.parking else None
+    await _take_places(websocket, services, parking, visit)
     async with guard.holding_stream(caller, session_id), guard.metering(caller) as meter:
-        parking = services.parking.of(caller.key.id) if services.parking else None
         channel = SocketChannel(websocket, services.settings.send_seconds)
         driver = StreamDriver(services, channel, session_id, meter, parking, visit.live)
         with services.lifecycle.admit(driver.drain), services.catalog.users.joined(driver.drain):
             visit.driver = driver
+            services.metrics.stream_opened()
             await websocket.accept(subprotocol)
             await driver.run(websocket.query_params.multi_items())
 
 
-async def _find_kept(websocket: WebSocket, services: Services) -> Demand | None:
-    """Return what a stream asks for that the query wants to go on with; None where it names none, or none of the caller's.
+async def _take_places(websocket: WebSocket, services: Services, parking: Resumption | None, visit: _Visit) -> None:
+    """Take a place among all streams, and hold what this one will ask of its model.
 
-    Its old connection is left, of which the service may not know yet that it is broken: a stream is counted once.
+    Where the query names a stream of the caller's to go on with, its old connection is left first, of which the service may not
+    know yet that it is broken: a stream is counted once.
+
+    Raises:
+        Unavailable: There is none, or the service is not ready.
     """
-    token, guard = websocket.query_params.get("resume_token"), services.guard
-    if token is None or services.parking is None:
-        return None
-    try:
-        guard.check_browser(asked_of(websocket.scope, websocket.headers))
-        caller, _ = _identify(websocket, guard)
-        guard.authorise(caller, _path_of(websocket))
-    except ServiceError:  # it is told so when there is a place for it
-        return None
-    return await services.parking.of(caller.key.id).find(token)
+    services.lifecycle.check_ready()
+    token = websocket.query_params.get("resume_token")
+    demand = None if token is None or parking is None else await parking.find(token)
+    await visit.place.take()
+    services.lifecycle.check_ready()  # a drain may have begun meanwhile
+    visit.live = take_place(services.catalog, websocket.query_params, demand)
 
 
 def _path_of(websocket: WebSocket) -> str:
@@ -174,7 +182,7 @@ def _identify(websocket: WebSocket, guard: Guard) -> tuple[Caller, str | None]:
 
 async def _refuse(websocket: WebSocket, error: ServiceError) -> None:
     """Say why a stream may not come in: a browser is told nothing of an upgrade that is refused."""
-    if isinstance(error, Unavailable):  # a drain that began meanwhile
+    if isinstance(error, Unavailable):
         await websocket.send_denial_response(error_response(error))
         return
     channel = SocketChannel(websocket, websocket.app.state.services.settings.send_seconds)

@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 import httpx
 import pytest
-from websockets.exceptions import ConnectionClosed
+from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
 from service import exit_codes
@@ -228,6 +228,21 @@ def test_without_keys_pages_elsewhere_are_refused_and_everybody_else_let_in(fake
     assert refusal(fake_server.url, Origin="https://evil.example") == ("forbidden_origin", 4403, None)
     made = httpx.post(fake_server.url + "/v1/tokens", json={"scopes": ["stream"]}).json()["token"]
     assert is_let_in(fake_server.url, {"token": made}), "a program need not know whether there are keys"
+
+
+def test_who_may_not_come_in_does_not_learn_whether_there_is_a_place(keys: dict[str, str]) -> None:
+    key = bearer(keys["live"])
+    with (
+        serving(api_keys_file=keys["file"], max_streams=1) as server,
+        connect(stream_url(server.url, RAW), additional_headers=key) as first,
+    ):
+        assert json.loads(first.recv())["type"] == "ready"
+        assert refusal(server.url) == ("unauthorised", 4401, None)
+        assert refusal(server.url, **bearer(keys["clips"])) == ("missing_scope", 4401, None)
+        assert refusal(server.url, Origin="https://evil.example", **key) == ("forbidden_origin", 4403, None)
+        with pytest.raises(InvalidStatus) as refused:
+            is_let_in(server.url, **key)
+        assert refused.value.response.status_code == 503
 
 
 def test_refused_streams_are_counted_by_why_and_leave_none_open(server: AppServer) -> None:
