@@ -18,7 +18,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from service.api.error_handlers import error_response
 from service.api.uploads import MIN_BYTES_PER_SECOND
 from service.errors import RequestTimeout
-from service.logs import log_event
+from service.logs import log_event, log_refusal
 
 logger = logging.getLogger(__name__)
 
@@ -119,6 +119,7 @@ class TimedConnection(H11Protocol):
         answer = error_response(
             RequestTimeout(f"the request's head took more than {self.head_seconds:g} s (SONOTAG_RECEIVE_TIMEOUT_SECONDS)")
         )
+        log_refusal("request", None, RequestTimeout.code, self.head_seconds)
         headers = [*answer.raw_headers, (b"connection", b"close")]
         head = h11.Response(status_code=answer.status_code, headers=headers, reason=b"Request Timeout")
         for event in (head, h11.Data(data=bytes(answer.body)), h11.EndOfMessage()):

@@ -75,15 +75,16 @@ def log_request(method: str, route: str, status: int, seconds: float) -> None:
     log_event(_access, level, "request answered", method=method, route=route, status=status, ms=round(seconds * 1000, 1))
 
 
-def log_refusal(key: str | None, outcome: str, seconds: float) -> None:
-    """Log a request that was refused at the door.
+def log_refusal(what: Literal["request", "stream"], key: str | None, outcome: str, seconds: float) -> None:
+    """Log a request that was answered with an error, or a stream whose upgrade was.
 
     Args:
+        what: Which of them.
         key: The name of the API key it came with, where one was recognised.
         outcome: The code of the error it was answered with.
         seconds: How long that took.
     """
-    log_event(_audit, logging.INFO, "request refused", key=key or "-", outcome=outcome, ms=round(seconds * 1000, 1))
+    log_event(_audit, logging.INFO, f"{what} refused", key=key or "-", outcome=outcome, ms=round(seconds * 1000, 1))
 
 
 def log_stream(key: str | None, outcome: str, *, open_seconds: float, sound_seconds: float) -> None:

@@ -14,7 +14,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.access.guard import ANYBODY, NEEDED, PUBLIC, Caller
 from service.access.origins import Asked
-from service.api.error_handlers import error_response
+from service.api.error_handlers import REFUSED, error_response, note_refusal
 from service.api.forwarded import FORWARDED_HOST
 from service.api.middleware import ROUTE, route_path
 from service.errors import NotFound, ServiceError
@@ -54,7 +54,9 @@ def caller_of(request: Request) -> Caller:
 
 
 class Admission:
-    """Lets requests in, or answers them. Pure ASGI, and before the body is read.
+    """Lets requests in, or answers them, before the body is read; and writes down each that is refused, here or further in.
+
+    Pure ASGI.
 
     Args:
         app: What is wrapped.
@@ -74,6 +76,7 @@ class Admission:
         headers = Headers(scope=scope)
         path = route_path(scope)
         scope[CALLER] = ANYBODY
+        app = self._app
         try:
             if not path.isprintable():
                 # A route's pattern also takes a line feed after its end, the tables of the guard do not.
@@ -86,11 +89,13 @@ class Admission:
         except ServiceError as error:
             if path in NEEDED or path in PUBLIC:
                 scope[ROUTE] = path
-            seconds = self._services.clock() - started
-            log_refusal(scope[CALLER].name, error.code, seconds)
-            await error_response(error)(scope, receive, send)
-            return
-        await self._app(scope, receive, send)
+            note_refusal(scope, error.code)
+            app = error_response(error)
+        try:
+            await app(scope, receive, send)
+        finally:
+            if REFUSED in scope and not path.startswith(HEALTH):  # a probe is no caller, and comes every few seconds
+                log_refusal("request", scope[CALLER].name, scope[REFUSED], self._services.clock() - started)
 
     async def _authorise(self, scope: Scope, headers: Mapping[str, str], path: str) -> None:
         guard = self._services.guard

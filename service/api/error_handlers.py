@@ -9,11 +9,14 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.types import Scope
 
 from service.answers import ClassifyQuery, ErrorAnswer, ErrorBody, error_body
 from service.errors import ServiceError
 from service.validation import describe_problem, unknown_parameter
 
+REFUSED = "sonotag.refused"
+"""The key of a request's scope for the code of the error that it is answered with: `service.api.admission` writes it down."""
 CODES = {404: "not_found", 405: "method_not_allowed", 400: "invalid_request", 426: "upgrade_required"}
 
 
@@ -27,9 +30,19 @@ def error_response(error: ServiceError) -> JSONResponse:
     return JSONResponse(ErrorAnswer(error=error_body(error)).model_dump(), error.http_status, headers)
 
 
+def note_refusal(scope: Scope, code: str) -> None:
+    """Have the audit log say that a request is answered with an error."""
+    scope[REFUSED] = code
+
+
+def _refuse(request: Request, error: ServiceError) -> JSONResponse:
+    note_refusal(request.scope, error.code)
+    return error_response(error)
+
+
 async def _service_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, ServiceError)
-    return error_response(error)
+    return _refuse(request, error)
 
 
 async def _validation_error(request: Request, error: Exception) -> JSONResponse:
@@ -38,8 +51,8 @@ async def _validation_error(request: Request, error: Exception) -> JSONResponse:
     first = error.errors()[0]
     where = ".".join(str(part) for part in first["loc"][1:])
     if first["type"] == "extra_forbidden":
-        return error_response(unknown_parameter(where, ClassifyQuery.model_fields))
-    return error_response(describe_problem(where, first["msg"], first.get("input")))
+        return _refuse(request, unknown_parameter(where, ClassifyQuery.model_fields))
+    return _refuse(request, describe_problem(where, first["msg"], first.get("input")))
 
 
 async def _http_error(request: Request, error: Exception) -> JSONResponse:
@@ -47,6 +60,7 @@ async def _http_error(request: Request, error: Exception) -> JSONResponse:
     phrase = HTTPStatus(error.status_code).phrase
     detail = error.detail if error.detail != phrase else f"{phrase}: {request.method} {request.url.path[:200]}"
     body = ErrorBody(code=CODES.get(error.status_code, "http_error"), message=detail)
+    note_refusal(request.scope, body.code)
     return JSONResponse(ErrorAnswer(error=body).model_dump(), error.status_code, error.headers)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 import pydantic
 
@@ -14,13 +14,16 @@ from service.errors import ServiceError
 from service.tagger import ClipTags, ScoredWindow
 
 
-async def answer_lines(engine: Engine, clip: Clip, first: ScoredWindow) -> AsyncIterator[bytes]:
+async def answer_lines(
+    engine: Engine, clip: Clip, first: ScoredWindow, on_error: Callable[[ServiceError], None]
+) -> AsyncIterator[bytes]:
     """Yield the lines of an NDJSON answer; an error that comes later is the last line.
 
     Args:
         engine: Clock and metrics.
         clip: The clip.
         first: Its first window, which was awaited before the answer's head was sent.
+        on_error: Is told of that error.
     """
     tags = ClipTags(clip.plan)
     window: ScoredWindow | None = first
@@ -33,6 +36,7 @@ async def answer_lines(engine: Engine, clip: Clip, first: ScoredWindow) -> Async
         answer = make_answer(clip.plan, tags.result(clip.reader.num_samples))
         yield _line(SummaryLine.model_validate(answer.model_dump()))
     except ServiceError as error:
+        on_error(error)
         yield _line(ErrorLine(error=error_body(error)))
 
 

@@ -17,6 +17,7 @@ from starlette.types import Receive, Scope, Send
 from service.answers import CapacityAnswer, ClassifyQuery, ClipAnswer, ErrorAnswer, error_body, to_json
 from service.api.admission import SECURITY, caller_of
 from service.api.capacity import make_capacity
+from service.api.error_handlers import note_refusal
 from service.api.lines import answer_lines
 from service.api.schemas import (
     BatchAnswer,
@@ -141,7 +142,8 @@ async def classify(request: Request, query: Annotated[ClassifyQuery, Query()]) -
         clip = await stack.enter_async_context(opening)
         if NDJSON in request.headers.get("accept", ""):
             first = await until_disconnect(request, anext(clip.windows))
-            return LinesResponse(answer_lines(services, clip, first), stack.pop_all())
+            lines = answer_lines(services, clip, first, lambda error: note_refusal(request.scope, error.code))
+            return LinesResponse(lines, stack.pop_all())
         answer = await until_disconnect(request, answer_clip(services, clip, timeline=query.timeline))
         body = await services.run(lambda: to_json(answer))  # a long timeline takes a while to write
         return Response(body, media_type="application/json", headers=_server_timing(clip.timing))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -18,14 +17,13 @@ from service.api.socket_channel import SocketChannel
 from service.errors import InvalidParameter, ServiceError, Unavailable
 from service.inference.catalog import Catalog
 from service.inference.live_share import LivePlace
-from service.logs import log_event, log_stream, session_context
+from service.logs import log_refusal, log_stream, session_context
 from service.options import resolve_grid, whole_windows_per_second
 from service.services import Services
 from service.stream_place import StreamPlace
 from service.streaming.driver import Demand, Resumption, StreamDriver
 from service.streaming.messages import ErrorMessage
 
-logger = logging.getLogger(__name__)
 router = APIRouter()
 
 OUTCOMES = {
@@ -109,7 +107,7 @@ def _account(services: Services, visit: _Visit, *, open_seconds: float, sound_se
     if isinstance(visit.refusal, Unavailable):
         reason = {"draining": "draining", "not_ready": "not_ready"}.get(visit.refusal.code, "full")
         services.metrics.stream_refused(reason)
-        log_event(logger, logging.INFO, "stream refused", reason=reason)
+        log_refusal("stream", visit.key, visit.refusal.code, open_seconds)
         return
     if visit.driver is None:  # it was told why it may not come in: a stream, too, that came and went
         services.metrics.stream_opened()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import os
 import re
@@ -10,7 +11,7 @@ import signal
 import socket
 import ssl
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from urllib.parse import urlsplit
 
 import httpx
 import pytest
+import soundfile
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
@@ -439,6 +441,71 @@ def test_the_log_names_who_was_refused_and_how_each_stream_ended(tmp_path: Path)
     assert audit[2]["request_id"] == "mine"
     [answered] = [line for line in lines if line["event"] == "request answered" and line["request_id"] == "mine"]
     assert (answered["route"], answered["status"]) == ("/v1/classify", 403)
+
+
+def endless_clip() -> bytes:
+    """Return a FLAC of 120 s whose head does not say how long it is."""
+    file = io.BytesIO()
+    soundfile.write(file, heard((SPEECH, 120.0)), 16_000, format="FLAC")
+    data = bytearray(file.getvalue())
+    data[21:26] = bytes([data[21] & 0xF0]) + bytes(4)  # STREAMINFO: the number of samples
+    return bytes(data)
+
+
+async def test_every_answer_that_refuses_is_one_line_of_the_audit_wherever_it_was_decided(tmp_path: Path) -> None:
+    path = tmp_path / "keys.json"
+    key = bearer(add_key(path, "camera", "classify", "stream", limits=Limits(audio_seconds_per_day=60)))
+    environ = {
+        "SONOTAG_API_KEYS_FILE": str(path),
+        "SONOTAG_LOG_FORMAT": "json",
+        "SONOTAG_MAX_BODY_BYTES": "10000000",
+        "SONOTAG_MAX_STREAMS": "1",
+        "SONOTAG_RECEIVE_TIMEOUT_SECONDS": "1",
+    }
+    refused = [
+        ("GET", "/v1/models", {}, b"", 401, "unauthorised"),
+        ("GET", "/nothing", key, b"", 404, "not_found"),
+        ("GET", "/v1/classify", key, b"", 405, "method_not_allowed"),
+        ("GET", "/v1/labels?model=none", key, b"", 404, "not_found"),
+        ("POST", "/v1/classify?top_k=none", key, CLIP, 400, "invalid_parameter"),
+        ("POST", "/v1/classify?hop=60", key, CLIP, 400, "invalid_parameter"),
+        ("POST", "/v1/classify", key | {"Content-Length": "10000001"}, b"", 413, "body_too_large"),
+        ("POST", "/v1/classify", key | {"Content-Length": "10"}, b"", 408, "request_timeout"),
+        ("POST", "/v1/classify", key, b"no sound", 415, "unsupported_audio"),
+        ("POST", "/v1/classify", key | {"Accept": "application/x-ndjson"}, endless_clip(), 200, "quota"),
+        ("POST", "/v1/classify", key, wav(heard((SPEECH, 61.0))), 429, "quota"),
+    ]
+    with running("tests.support.fake_server", environ=environ, cwd=tmp_path) as process:
+        url = process.wait_ready()
+        for number, (method, target, headers, content, status, _) in enumerate(refused):
+            named = {"Host": "localhost", "X-Request-Id": str(number), "Content-Length": str(len(content)), **headers}
+            assert await asyncio.to_thread(status_of, url, method, target, named, content) == status
+        async with Stream(url, RAW, additional_headers=key) as first:
+            await first.until("ready")
+            with pytest.raises(InvalidStatus):
+                is_let_in(url, **key)
+        await asyncio.to_thread(process.wait_for_line, "stream closed")
+        process.end_cleanly()
+    audit = [line for line in map(json.loads, process.errors) if line["logger"] == "service.audit"]
+    assert [(line["request_id"], line["event"], line["key"], line["outcome"]) for line in audit[: len(refused)]] == [
+        (str(number), "request refused", "camera" if headers else "-", code)
+        for number, (_, _, headers, _, _, code) in enumerate(refused)
+    ]
+    assert all(line["ms"] >= 0 for line in audit[: len(refused)])
+    assert [(line["event"], line["key"], line["outcome"], len(line["session_id"])) for line in audit[len(refused) :]] == [
+        ("stream refused", "camera", "queue_full", 16),
+        ("stream closed", "camera", "disconnected", 16),
+    ]
+
+
+def status_of(url: str, method: str, target: str, headers: Mapping[str, str], content: bytes) -> int:
+    """Send a request as it stands, also one whose body is not what it says; return the status once all is answered."""
+    address = urlsplit(url)
+    with socket.create_connection((address.hostname, address.port), timeout=60) as sock:
+        head = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+        sock.sendall(f"{method} {target} HTTP/1.1\r\n{head}Connection: close\r\n\r\n".encode() + content)
+        answer = b"".join(iter(lambda: sock.recv(65_536), b""))
+    return int(answer.split()[1])
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::"])

@@ -185,7 +185,7 @@ async def test_what_clients_do_wrong_is_one_info_line_each_and_no_error(tmp_path
         process.send_signal(signal.SIGTERM)
         await asyncio.to_thread(process.wait)
     lines = process.stderr.splitlines()
-    assert sum("stream refused reason=full" in line for line in lines) == 1
+    assert sum("service.audit stream refused key=- outcome=queue_full" in line for line in lines) == 1
     assert sum("stream closed" in line for line in lines) == 1
     assert not [line for line in lines if "ERROR" in line or "WARNING" in line]
 
