@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import math
+import os
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass
@@ -11,7 +13,7 @@ from typing import IO
 from service.answers import ClassifyQuery, ClipAnswer, EventItem, WindowItem, check_timeline
 from service.decoders.interface import ClipSound
 from service.engine import Engine
-from service.errors import ClipTooLong
+from service.errors import ClipTooLong, NoRoom
 from service.inference.batcher import Batcher, Reservation, model_laps
 from service.inference.runner import ModelSpec
 from service.meter import UNMETERED, Meter
@@ -23,6 +25,8 @@ from service.tagger import ClipPlan, ClipReader, ClipResult, ClipTags, ScoredWin
 from service.tracing import Lap, current_trace
 
 LEAST_SECONDS = 0.1
+_NO_ROOM = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC}
+_RETRY_SECONDS = 10.0
 LAST_ESTIMATE = 0.99
 """A header may state too short a sound: until all is read nobody knows that it is done."""
 
@@ -149,10 +153,21 @@ async def _metered(
 
 
 async def _open_sound(engine: Engine, open_file: Callable[[], ClipSound]) -> ClipSound:
-    """Open a file in the pool; what was opened for a caller who is cancelled meanwhile is closed."""
+    """Open a file in the pool; what was opened for a caller who is cancelled meanwhile is closed.
+
+    Raises:
+        ServiceError: See `Decoders.open_file`.
+        NoRoom: There is no descriptor or memory left to hand it over.
+    """
     opened: list[ClipSound] = []
     try:
         await engine.run(lambda: opened.append(open_file()))
+    except OSError as error:
+        if error.errno not in _NO_ROOM:
+            raise
+        raise NoRoom(
+            f"the clip cannot be given to a decoder now: {os.strerror(error.errno)}", retry_after_s=_RETRY_SECONDS
+        ) from error
     except BaseException:
         for sound in opened:
             sound.close()

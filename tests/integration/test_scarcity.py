@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import resource
 import select
 import signal
 import socket
 import subprocess
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -18,9 +19,12 @@ import pytest
 from service import exit_codes
 from service.child import python_module
 from tests.integration.test_faults import clip
+from tests.support.app_server import serving
 from tests.support.process import clean_environ, running, running_command
+from tests.support.rest import SPEECH, expect_error, heard, wav
 
 APP = "tests.support.fake_service"
+CLIP = wav(heard((SPEECH, 1.0)))
 LONG = clip(1000, 60)
 """Longer than what stays in memory."""
 
@@ -79,3 +83,27 @@ def test_connections_past_the_limit_of_descriptors_are_closed_and_others_go_on(t
         assert httpx.post(service.url + "/v1/classify", content=clip(1000), timeout=60).status_code == 200
         service.send_signal(signal.SIGTERM)
         assert service.wait() == exit_codes.OK
+
+
+def test_a_clip_for_which_no_descriptor_is_left_is_told_so_and_not_that_it_is_too_long() -> None:
+    with serving() as server, httpx.Client(base_url=server.url) as client:
+        assert client.post("/v1/classify", content=CLIP).status_code == 200, "the connection is there, and a decoder"
+        with no_descriptors():
+            answer = client.post("/v1/classify", content=CLIP)
+        message = expect_error(answer, 503, "no_room")
+        assert "decoder" in message
+        assert "Too many open files" in message
+        assert client.post("/v1/classify", content=CLIP).status_code == 200
+
+
+@contextmanager
+def no_descriptors() -> Iterator[None]:
+    """Let this process, and so the server in it, open nothing more."""
+    lowest = os.dup(0)
+    os.close(lowest)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
