@@ -119,12 +119,8 @@ def _batch_to_json(results: list[ClipAnswer | ErrorAnswer]) -> bytes:
 
 @asynccontextmanager
 async def _only_clip(request: Request, services: Services) -> AsyncIterator[IO[bytes]]:
-    async with open_clips(request, services.settings) as files:
-        if len(files) > 1:
-            raise InvalidParameter(
-                f"the body has {len(files)} parts called file: one here, several at /v1/classify/batch", param=FILE_FIELD
-            )
-        yield files[0]
+    async with open_clips(request, services.settings, max_files=1) as [file]:
+        yield file
 
 
 @router.post("/v1/classify", tags=["clips"], response_model=ClipAnswer, responses=_ERRORS, openapi_extra=_body(many=False))

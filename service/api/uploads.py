@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import math
 import os
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from typing import IO, TypeVar, cast
 
 from fastapi import Request
 from starlette.datastructures import UploadFile
-from starlette.exceptions import HTTPException
+from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect
 from starlette.types import Message
 
@@ -90,12 +91,13 @@ def limit_body(request: Request, settings: Settings, *, max_bytes: int | None = 
 
 
 @asynccontextmanager
-async def open_clips(request: Request, settings: Settings) -> AsyncIterator[list[IO[bytes]]]:
+async def open_clips(request: Request, settings: Settings, *, max_files: int = MAX_FILES) -> AsyncIterator[list[IO[bytes]]]:
     """Yield the clips of a request as seekable files at their start: its `file` parts, or its whole body.
 
     Args:
         request: The request; its body is read here.
         settings: What the body is held to.
+        max_files: How many parts it may have.
 
     Raises:
         BodyTooLarge: The body is larger.
@@ -103,40 +105,63 @@ async def open_clips(request: Request, settings: Settings) -> AsyncIterator[list
         InvalidParameter: A multipart body has no `file`, too many, or other fields.
         NoRoom: It is too long for memory and does not fit on disk.
     """
-    with _keeping_bodies():
-        async with _open_clips(limit_body(request, settings)) as clips:
-            yield clips
-
-
-@asynccontextmanager
-async def _open_clips(request: Request) -> AsyncIterator[list[IO[bytes]]]:
-    if request.headers.get("content-type", "").split(";")[0].strip().lower() != "multipart/form-data":
-        with tempfile.SpooledTemporaryFile(max_size=SPOOL_BYTES) as body:
-            async for chunk in request.stream():
-                body.write(chunk)
-            body.seek(0)
-            yield [cast(IO[bytes], body)]
-        return
+    limited = limit_body(request, settings)
+    is_form = request.headers.get("content-type", "").split(";")[0].strip().lower() == "multipart/form-data"
+    with _keeping_bodies():  # and no longer: what fails while the clips are read is something else
+        files = await (_read_form(limited, max_files) if is_form else _read_body(limited))
     try:
-        form = await request.form(max_files=MAX_FILES, max_fields=MAX_FILES)
-    except HTTPException as error:
-        raise InvalidParameter(f"the multipart body cannot be read: {error.detail}", param=FILE_FIELD) from error
-    try:
-        files: list[IO[bytes]] = []
-        for name, value in form.multi_items():
-            if name != FILE_FIELD:
-                raise InvalidParameter(
-                    f"there is no form field {name[:MAX_SHOWN]!r}, only {FILE_FIELD}: parameters go into the query",
-                    param=name[:MAX_SHOWN],
-                )
-            if not isinstance(value, UploadFile):
-                raise InvalidParameter("the part file must be a file: with curl, -F file=@NAME", param=FILE_FIELD)
-            files.append(value.file)
-        if not files:
-            raise InvalidParameter("the multipart body has no part called file: with curl, -F file=@NAME", param=FILE_FIELD)
         yield files
     finally:
-        await form.close()
+        for file in files:
+            file.close()
+
+
+async def _read_body(request: Request) -> list[IO[bytes]]:
+    with ExitStack() as stack:
+        body = stack.enter_context(tempfile.SpooledTemporaryFile(max_size=SPOOL_BYTES))
+        async for chunk in request.stream():
+            body.write(chunk)
+        body.seek(0)
+        stack.pop_all()
+    return [cast(IO[bytes], body)]
+
+
+async def _read_form(request: Request, max_files: int) -> list[IO[bytes]]:
+    parser = _ClipParser(request, max_files)
+    try:
+        form = await parser.parse()
+    except MultiPartException as error:
+        raise InvalidParameter(f"the multipart body cannot be read: {error.message}", param=FILE_FIELD) from error
+    files = [cast(IO[bytes], value.file) for value in form.getlist(FILE_FIELD) if isinstance(value, UploadFile)]
+    if not files:
+        raise InvalidParameter("the multipart body has no part called file: with curl, -F file=@NAME", param=FILE_FIELD)
+    return files
+
+
+class _ClipParser(MultiPartParser):
+    """Starlette's, which refuses a part that is no clip, or one too many, as soon as its head is there, and keeps no more in
+    memory of all clips together than of one."""
+
+    def __init__(self, request: Request, max_files: int) -> None:
+        super().__init__(request.headers, request.stream(), max_files=math.inf)
+        self._max_files = max_files
+
+    def on_headers_finished(self) -> None:
+        """See Starlette: a part's head is there."""
+        kept = sum(value.size or 0 for _, value in self.items if isinstance(value, UploadFile))
+        self.spool_max_size = max(1, SPOOL_BYTES - kept)  # 0 would mean any size
+        super().on_headers_finished()
+        name = self._current_part.field_name
+        if name != FILE_FIELD:
+            raise InvalidParameter(
+                f"there is no form field {name[:MAX_SHOWN]!r}, only {FILE_FIELD}: parameters go into the query",
+                param=name[:MAX_SHOWN],
+            )
+        if self._current_part.file is None:
+            raise InvalidParameter("the part file must be a file: with curl, -F file=@NAME", param=FILE_FIELD)
+        if self._current_files > self._max_files:
+            where = "one here, several at /v1/classify/batch" if self._max_files == 1 else f"{self._max_files} at most"
+            raise InvalidParameter(f"the body has too many parts called file: {where}", param=FILE_FIELD)
 
 
 async def until_disconnect(request: Request, work: Awaitable[T]) -> T:

@@ -203,3 +203,28 @@ def test_parts_of_a_body_are_limited(server: AppServer) -> None:
     kind = {"Content-Type": "multipart/form-data; boundary=x"}
     answer = httpx.post(f"{server.url}/v1/classify", content=long_header, headers=kind, timeout=60)
     assert (answer.status_code, answer.json()["error"]["code"]) == (400, "invalid_parameter")
+
+
+@pytest.mark.parametrize(
+    ("path", "heads", "param"),
+    [
+        ("/v1/classify", ['name="sound"'], "sound"),
+        ("/v1/classify", ['name="file"'], "file"),
+        ("/v1/classify", ['name="file"; filename="a"', 'name="top_k"'], "top_k"),
+        ("/v1/classify", ['name="file"; filename="a"'] * 2, "file"),
+        ("/compat/huggingface", ['name="file"; filename="a"'] * 2, "file"),
+        ("/v1/classify/batch", ['name="file"; filename="a"'] * 257, "file"),
+    ],
+)
+def test_a_part_that_is_no_clip_is_refused_before_it_has_come(
+    path: str, heads: list[str], param: str, server: AppServer
+) -> None:
+    parts = b"\r\nx\r\n".join(b"--x\r\nContent-Disposition: form-data; %s\r\n\r\n" % head.encode() for head in heads)
+    head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: multipart/form-data; boundary=x\r\n"
+    with closing(connection(server)) as sock:
+        sock.sendall(head.encode() + b"Content-Length: 1000000000\r\n\r\n" + parts)
+        answer = b""
+        while not answer.endswith(b"}"):  # the rest of the body is still awaited, and the connection open
+            answer += sock.recv(4096)
+    assert answer.startswith(b"HTTP/1.1 400")
+    assert json.loads(answer.partition(b"\r\n\r\n")[2])["error"]["param"] == param
