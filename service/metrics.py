@@ -24,10 +24,10 @@ from prometheus_client.metrics_core import GaugeMetricFamily
 
 from service.gpus import GpuReader
 from service.inference.runner import ModelSpec
+from service.metrics_folder import MULTIPROCESS_VARIABLE, give_back_room, set_aside_files
 from service.observer import DecoderFailure, DropReason, Source, Stage, WasteReason
 from service.worker_order import ReplacementCause
 
-MULTIPROCESS_VARIABLE: Final = "PROMETHEUS_MULTIPROC_DIR"
 STAGES: Final = ("decode", "resample", "queue", "infer", "postprocess")
 DROP_REASONS: Final = ("lag", "disconnect", "inference_failed", "closed")
 SOURCES: Final = ("clip", "stream")
@@ -71,10 +71,16 @@ class Metrics:
         multiprocess_dir: The folder that all workers share. When it is not given it is what ``PROMETHEUS_MULTIPROC_DIR``
             says, as the library itself read it when it was first imported; without that this is a single process.
         gpus: Reads the machine's GPUs.
+
+    Raises:
+        StartError: That folder has no room.
     """
 
     def __init__(self, multiprocess_dir: str | None = None, *, gpus: GpuReader | None = None) -> None:
-        self._multiprocess_dir = multiprocess_dir or os.environ.get(MULTIPROCESS_VARIABLE) or None
+        shared = os.environ.get(MULTIPROCESS_VARIABLE)
+        if shared:
+            set_aside_files(shared)
+        self._multiprocess_dir = multiprocess_dir or shared or None
         self._registry = registry = CollectorRegistry()
         self._num_scored: dict[str, int] = {}
         self._routes: set[str] = set()
@@ -389,6 +395,7 @@ class _GpuCollector:
 def forget_worker(pid: int, folder: str) -> None:
     """Take a dead worker's live gauges out of the shared folder; its counts stay, since they did happen."""
     multiprocess.mark_process_dead(pid, path=folder)  # type: ignore[no-untyped-call]
+    give_back_room(folder, pid)
 
 
 def _known(value: str, values: tuple[str, ...]) -> str:

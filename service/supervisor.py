@@ -14,27 +14,26 @@ import contextlib
 import logging
 import os
 import pickle
-import shutil
 import signal
 import socket
 import sys
-import tempfile
 import time
 from asyncio.subprocess import PIPE, Process
-from collections.abc import Callable, MutableMapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
 from service import exit_codes
 from service.access.tokens import load_token_secret
 from service.child import Child, python_module
-from service.errors import SettingsError, Unavailable
+from service.errors import Unavailable
 from service.gpu_choice import choose_gpu
 from service.keeper.keeper import Keeper
 from service.keeper.link import Link
 from service.keeper.topics import PING, Nothing, Reloaded
 from service.logs import log_event
-from service.metrics import MULTIPROCESS_VARIABLE, forget_worker
+from service.metrics import forget_worker
+from service.metrics_folder import MULTIPROCESS_VARIABLE, metrics_folder
 from service.settings import Settings
 from service.sockets import announce, describe, listen, remove_unix_socket
 from service.worker_order import READY, Order, ReplacementCause
@@ -255,28 +254,6 @@ class Supervisor:
             _send(process, signal.SIGKILL)
 
 
-def prepare_metrics_folder(environ: MutableMapping[str, str]) -> Path | None:
-    """Make the folder that PROMETHEUS_MULTIPROC_DIR names, without the files of an earlier run: they would be added up.
-
-    Returns:
-        The folder, or None where the variable is not set.
-
-    Raises:
-        SettingsError: It cannot be made or emptied.
-    """
-    if not environ.get(MULTIPROCESS_VARIABLE):
-        environ.pop(MULTIPROCESS_VARIABLE, None)
-        return None
-    folder = Path(environ[MULTIPROCESS_VARIABLE])
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for file in folder.glob("*.db"):
-            file.unlink()
-    except OSError as error:
-        raise SettingsError(f"{MULTIPROCESS_VARIABLE} is {str(folder)!r}: {os.strerror(error.errno or 0)}") from error
-    return folder
-
-
 def run_supervisor(settings: Settings, child: Child | None = None) -> int:
     """Serve with several workers until a signal ends them.
 
@@ -291,26 +268,17 @@ def run_supervisor(settings: Settings, child: Child | None = None) -> int:
     Raises:
         SettingsError: The address, the metrics folder or the secret of tokens cannot be had.
     """
-    folder = prepare_metrics_folder(os.environ)
-    settings = settings.with_token_secret(load_token_secret(settings.token_secret_file))
-    sockets = listen(settings)
-    temporary = None if folder is not None else Path(tempfile.mkdtemp(prefix="sonotag-metrics-"))
-    try:
-        address = describe(settings, sockets)
-        supervisor = Supervisor(
-            settings,
-            sockets,
-            child or python_module("service.worker"),
-            folder or temporary or Path(),
-            lambda: announce(address),
-        )
-        return asyncio.run(supervisor.run())
-    finally:
-        for sock in sockets:
-            sock.close()
-        remove_unix_socket(settings)
-        if temporary is not None:
-            shutil.rmtree(temporary, ignore_errors=True)
+    with metrics_folder(os.environ) as folder:
+        settings = settings.with_token_secret(load_token_secret(settings.token_secret_file))
+        sockets = listen(settings)
+        try:
+            address = describe(settings, sockets)
+            worker = child or python_module("service.worker")
+            return asyncio.run(Supervisor(settings, sockets, worker, folder, lambda: announce(address)).run())
+        finally:
+            for sock in sockets:
+                sock.close()
+            remove_unix_socket(settings)
 
 
 def _send(process: Process, sig: signal.Signals) -> None:

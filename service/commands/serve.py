@@ -11,8 +11,9 @@ import os
 from service.commands.setting_flags import add_setting_flags, read_settings
 from service.gpu_choice import check_gpus, choose_gpu
 from service.gpus import GpuReader
+from service.metrics_folder import prepare_metrics_folder
 from service.settings import Settings
-from service.supervisor import prepare_metrics_folder, run_supervisor
+from service.supervisor import run_supervisor
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -19,7 +19,7 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 
-from service.metrics import MULTIPROCESS_VARIABLE
+from service.metrics_folder import MULTIPROCESS_VARIABLE
 from service.settings import Settings
 from tests.support.app_server import serving
 from tests.support.dockerfile import copy_context, read_stages

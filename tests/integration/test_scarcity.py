@@ -43,14 +43,19 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         subprocess.run(["umount", str(folder)], check=True)
 
 
-@pytest.mark.parametrize("form", ["body", "multipart"])
-def test_a_full_disk_is_said_and_costs_only_bodies_that_need_it(small_disk: Path, tmp_path: Path, form: str) -> None:
+@pytest.mark.parametrize(("form", "workers"), [("body", "1"), ("multipart", "1"), ("body", "2")])
+def test_a_full_disk_is_said_and_costs_only_bodies_that_need_it(
+    small_disk: Path, tmp_path: Path, form: str, workers: str
+) -> None:
+    if workers != "1" and not Path("/dev/shm").is_dir():
+        pytest.skip("the metrics of several workers have the disk alone")
+
     def classify(content: bytes) -> httpx.Response:
         if form == "body":
             return httpx.post(service.url + "/v1/classify", content=content, timeout=60)
         return httpx.post(service.url + "/v1/classify", files={"file": content}, timeout=60)
 
-    with running(APP, cwd=tmp_path, environ={"TMPDIR": str(small_disk)}) as service:
+    with running(APP, cwd=tmp_path, environ={"TMPDIR": str(small_disk), "SONOTAG_WORKERS": workers}) as service:
         service.wait_ready()
         answer = classify(LONG)
         assert (answer.status_code, answer.headers["Retry-After"]) == (503, "10")
@@ -58,14 +63,46 @@ def test_a_full_disk_is_said_and_costs_only_bodies_that_need_it(small_disk: Path
         assert (error["code"], error["retryable"]) == ("no_room", True)
         assert "No space left on device" in error["message"]
         assert classify(clip(1000)).status_code == 200, "what fits into memory needs no disk"
-        subprocess.run(["mount", "-o", "remount,size=16m", str(small_disk)], check=True)
+        remount(small_disk, "size=16m")
         assert classify(LONG).status_code == 200
-        subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
-        answer = classify(LONG)
-        assert answer.status_code == 503
-        assert "Read-only file system" in answer.json()["error"]["message"]
+        if workers == "1":  # a second worker may not have looked for its place yet, and finds another one now
+            remount(small_disk, "ro")
+            answer = classify(LONG)
+            assert answer.status_code == 503
+            assert "Read-only file system" in answer.json()["error"]["message"]
         assert service.end_cleanly() == exit_codes.OK
         assert "Traceback" not in service.stderr
+        assert "a worker died" not in service.stderr
+
+
+def remount(disk: Path, options: str) -> None:
+    subprocess.run(["mount", "-o", f"remount,{options}", str(disk)], check=True)
+
+
+def test_a_full_disk_under_the_metrics_ends_no_worker_and_stops_those_that_begin(small_disk: Path, tmp_path: Path) -> None:
+    environ = {"SONOTAG_WORKERS": "2", "PROMETHEUS_MULTIPROC_DIR": str(small_disk)}
+    with running(APP, cwd=tmp_path, environ=environ) as service:
+        assert service.wait() == exit_codes.START
+        assert f"a worker's metrics need 512 KiB in {small_disk}: No space left on device" in service.stderr
+        assert not list(small_disk.iterdir())
+    remount(small_disk, "size=2m")
+    with running(APP, cwd=tmp_path, environ=environ) as service:
+        url = service.wait_ready()
+        with pytest.raises(OSError, match="No space left"):
+            (small_disk / "full").write_bytes(bytes(4 * 1024**2))
+        for path in ("/", "/docs", "/v1/models", "/v1/models/none", "/v1/labels", "/v1/capacity", "/none", "/health/live"):
+            for method in ("GET", "POST", "DELETE"):  # series that do not exist yet
+                assert httpx.request(method, url + path).status_code < 500
+        assert httpx.post(url + "/v1/classify", content=clip(1000), timeout=60).status_code == 200
+        assert "a worker died" not in service.stderr
+        os.kill(service.children()[0], signal.SIGKILL)
+        service.wait_for_line("a worker died")
+        service.wait_for_line("a worker's metrics need 512 KiB .*: No space left on device")
+        assert "sonotag_workers_ready 1.0" in httpx.get(url + "/metrics").text
+        remount(small_disk, "size=4m")
+        pages = (httpx.get(url + "/metrics").text for _ in range(100_000))
+        assert any("sonotag_workers_ready 2.0" in page for page in pages), "it is tried again"
+        assert service.end_cleanly() == exit_codes.OK
 
 
 def test_connections_past_the_limit_of_descriptors_are_closed_and_others_go_on(tmp_path: Path) -> None:

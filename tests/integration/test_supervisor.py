@@ -15,7 +15,7 @@ from websockets.sync.client import ClientConnection, connect
 
 from service import exit_codes
 from service.errors import SettingsError
-from service.supervisor import prepare_metrics_folder
+from service.metrics_folder import metrics_folder, prepare_metrics_folder
 from tests.support.process import ServiceProcess, running
 
 APP = "tests.support.tiny_app"
@@ -163,6 +163,21 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     environ = {"PROMETHEUS_MULTIPROC_DIR": ""}
     assert prepare_metrics_folder(environ) is None
     assert environ == {}, "the library takes an empty name for one"
+
+
+def test_a_folder_of_ones_own_is_made_where_it_can_be_and_goes_with_its_service(tmp_path: Path) -> None:
+    missing = str(tmp_path / "missing")
+    with metrics_folder({}, [missing, str(tmp_path)]) as folder:
+        assert folder.parent == tmp_path
+        (folder / "counter_1.db").touch()
+    assert not folder.exists()
+    reason = r"metrics of several workers: No such file or directory \(TMPDIR"
+    with pytest.raises(SettingsError, match=reason), metrics_folder({}, [missing]):
+        pass
+    named = {"PROMETHEUS_MULTIPROC_DIR": str(tmp_path)}
+    with metrics_folder(named, [missing]) as folder:
+        assert folder == tmp_path
+    assert tmp_path.exists()
 
 
 def test_the_supervisor_itself_loads_neither_models_nor_the_web_framework() -> None:

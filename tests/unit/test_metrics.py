@@ -199,6 +199,9 @@ def test_workers_are_added_up_and_a_dead_workers_live_gauges_go(tmp_path: Path) 
         assert value(metrics, "sonotag_streams_limit") == 50
         assert value(metrics, "sonotag_queue_depth_windows", model="tiny") == 3
         assert value(metrics, "sonotag_windows_scored_total", model="tiny") == 4, "what was scored stays counted"
+        counts = [tmp_path / f"counter_{process.pid}.db" for process in (first, second)]
+        assert counts[0].stat().st_size < counts[1].stat().st_size, "what was set aside for more of it is free"
+        assert counts[1].stat().st_blocks * 512 >= counts[1].stat().st_size
     finally:
         for process in (first, second):
             if process.poll() is None:
