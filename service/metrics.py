@@ -24,7 +24,7 @@ from prometheus_client.metrics_core import GaugeMetricFamily
 
 from service.gpus import GpuReader
 from service.inference.runner import ModelSpec
-from service.metrics_folder import MULTIPROCESS_VARIABLE, give_back_room, set_aside_files
+from service.metrics_folder import MULTIPROCESS_VARIABLE, set_aside_files
 from service.observer import DecoderFailure, DropReason, Source, Stage, WasteReason
 from service.worker_order import ReplacementCause
 
@@ -390,12 +390,6 @@ class _GpuCollector:
                 if number is not None:
                     family.add_metric([str(reading.index)], number)
         yield from (family for family in (used, total, busy) if family.samples)
-
-
-def forget_worker(pid: int, folder: str) -> None:
-    """Take a dead worker's live gauges out of the shared folder; its counts stay, since they did happen."""
-    multiprocess.mark_process_dead(pid, path=folder)  # type: ignore[no-untyped-call]
-    give_back_room(folder, pid)
 
 
 def _known(value: str, values: tuple[str, ...]) -> str:

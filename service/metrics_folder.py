@@ -104,13 +104,17 @@ def set_aside_files(folder: str) -> None:
         ) from error
 
 
-def give_back_room(folder: str, pid: int) -> None:
-    """Cut the files of a dead process to what is in them: its counts stay, what was set aside for more is free again."""
-    for kind in _LASTING:
-        with contextlib.suppress(OSError), _file_of(folder, kind, pid).open("r+b") as file:
-            (used,) = struct.unpack("i", file.read(4))  # Source: prometheus_client.mmap_dict
-            file.truncate(max(used, 8))
+def forget_worker(folder: Path, pid: int) -> None:
+    """Take a dead worker's live gauges out of the folder; its counts stay, since they did happen, without room for more."""
+    for kind in _FILE_BYTES:
+        with contextlib.suppress(OSError):
+            if kind not in _LASTING:
+                _file_of(folder, kind, pid).unlink()
+                continue
+            with _file_of(folder, kind, pid).open("r+b") as file:
+                (used,) = struct.unpack("i", file.read(4))  # Source: prometheus_client.mmap_dict
+                file.truncate(max(used, 8))
 
 
-def _file_of(folder: str, kind: str, pid: int) -> Path:
+def _file_of(folder: str | Path, kind: str, pid: int) -> Path:
     return Path(folder, f"{kind}_{pid}.db")

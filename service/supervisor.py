@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import logging
 import os
 import pickle
@@ -32,8 +33,7 @@ from service.keeper.keeper import Keeper
 from service.keeper.link import Link
 from service.keeper.topics import PING, Nothing, Reloaded
 from service.logs import log_event
-from service.metrics import forget_worker
-from service.metrics_folder import MULTIPROCESS_VARIABLE, metrics_folder
+from service.metrics_folder import MULTIPROCESS_VARIABLE, forget_worker, metrics_folder
 from service.settings import Settings
 from service.sockets import announce, describe, listen, remove_unix_socket
 from service.worker_order import READY, Order, ReplacementCause
@@ -111,57 +111,71 @@ class Supervisor:
         cause: ReplacementCause | None = None
         while not self._stopping.is_set():
             started = time.monotonic()
-            ours, theirs = socket.socketpair()
-            self._num_started += 1
-            number = self._num_started
-            link = Link(ours, self._keeper.desk, number)
-            watching: asyncio.Task[None] | None = None
             try:
-                process = await self._start_worker(index, theirs, cause)
-                self._numbered[number] = process
-                await link.start()
-                self._keeper.join(number, link)
-                watching = asyncio.create_task(self._watch_loop(index, link, process))
-                code = await self._watch_worker(index, process)
-            finally:
-                if watching is not None:
-                    watching.cancel()
-                theirs.close()
-                self._keeper.leave(number)
-                self._numbered.pop(number, None)
-                await link.close()
-            forget_worker(process.pid, str(self._metrics_folder))
-            was_ready = index in self._ready
-            self._ready.discard(index)
-            if self._stopping.is_set():
-                self._note_end(code, was_ready)
-                return
-            if code == exit_codes.START and not self._was_ready:
-                self._exit_code = code
-                self._stop(signal.SIGTERM)
-                return
-            if was_ready and time.monotonic() - started > _HEALTHY_SECONDS:
-                backoff = FIRST_BACKOFF_SECONDS
-            cause = self._causes.pop(process.pid, "hung" if code == exit_codes.HUNG else "died")
-            log_event(_logger, logging.ERROR, "a worker died", worker=index, pid=process.pid, code=code, restart_in_s=backoff)
+                pid, code = await self._run_worker(index, cause)
+            except OSError as error:  # no descriptor, process or memory is left: that is no reason to end the other workers
+                reason = os.strerror(error.errno or 0)
+                log_event(_logger, logging.ERROR, "a worker cannot be started", worker=index, reason=reason, again_in_s=backoff)
+            else:
+                was_ready = index in self._ready
+                self._ready.discard(index)
+                if self._stopping.is_set():
+                    self._note_end(code, was_ready)
+                    return
+                if code == exit_codes.START and not self._was_ready:
+                    self._exit_code = code
+                    self._stop(signal.SIGTERM)
+                    return
+                if was_ready and time.monotonic() - started > _HEALTHY_SECONDS:
+                    backoff = FIRST_BACKOFF_SECONDS
+                cause = self._causes.pop(pid, "hung" if code == exit_codes.HUNG else "died")
+                log_event(_logger, logging.ERROR, "a worker died", worker=index, pid=pid, code=code, restart_in_s=backoff)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), backoff)
             backoff = min(2 * backoff, LONGEST_BACKOFF_SECONDS)
 
+    async def _run_worker(self, index: int, replaces: ReplacementCause | None) -> tuple[int, int]:
+        """Have a worker live its life, and return its process id and exit code.
+
+        Raises:
+            OSError: The system lets none be started.
+        """
+        ours, theirs = socket.socketpair()
+        self._num_started += 1
+        number = self._num_started
+        link = Link(ours, self._keeper.desk, number)
+        watching: asyncio.Task[None] | None = None
+        try:
+            process = await self._start_worker(index, theirs, replaces)
+            self._numbered[number] = process
+            await link.start()
+            self._keeper.join(number, link)
+            watching = asyncio.create_task(self._watch_loop(index, link, process))
+            code = await self._watch_worker(index, process)
+        finally:
+            if watching is not None:
+                watching.cancel()
+            theirs.close()
+            self._keeper.leave(number)
+            self._numbered.pop(number, None)
+            await link.close()
+        forget_worker(self._metrics_folder, process.pid)
+        return process.pid, code
+
     async def _start_worker(self, index: int, keeper_end: socket.socket, replaces: ReplacementCause | None) -> Process:
         fds = tuple(sock.fileno() for sock in self._sockets)
-        process = await asyncio.create_subprocess_exec(
-            *self._child.command,
-            env={
-                **self._child.environ,
-                **choose_gpu(self._child.environ, self._settings.gpus, index),
-                MULTIPROCESS_VARIABLE: str(self._metrics_folder),
-            },
-            stdin=PIPE,
-            stdout=PIPE,
-            pass_fds=(*fds, keeper_end.fileno()),
-            start_new_session=True,
-        )
+        environ = {
+            **self._child.environ,
+            **choose_gpu(self._child.environ, self._settings.gpus, index),
+            MULTIPROCESS_VARIABLE: str(self._metrics_folder),
+        }
+        passed = (*fds, keeper_end.fileno())
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *self._child.command, env=environ, stdin=PIPE, stdout=PIPE, pass_fds=passed, start_new_session=True
+            )
+        except RuntimeError as error:  # Python 3.11 waits for a process in a thread, and this says that there is none
+            raise OSError(errno.EAGAIN, str(error)) from error
         self._processes[index] = process
         assert process.stdin is not None
         # A new worker that answers 503 while it loads would take connections from those that are ready.

@@ -79,6 +79,7 @@ def remount(disk: Path, options: str) -> None:
     subprocess.run(["mount", "-o", f"remount,{options}", str(disk)], check=True)
 
 
+@pytest.mark.slow
 def test_a_full_disk_under_the_metrics_ends_no_worker_and_stops_those_that_begin(small_disk: Path, tmp_path: Path) -> None:
     environ = {"SONOTAG_WORKERS": "2", "PROMETHEUS_MULTIPROC_DIR": str(small_disk)}
     with running(APP, cwd=tmp_path, environ=environ) as service:

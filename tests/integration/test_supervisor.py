@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -93,6 +94,29 @@ def test_a_killed_worker_is_replaced_and_its_live_gauges_go(tmp_path: Path) -> N
         known = {pid for _, pid in streams}
         pids = (httpx.get(service.url + "/pid").json()["pid"] for _ in range(100_000))
         assert next(pid for pid in pids if pid not in known)
+
+
+def test_a_worker_that_cannot_be_started_ends_no_other_and_is_tried_again(tmp_path: Path) -> None:
+    with running(APP, cwd=tmp_path, environ=TWO) as service, ExitStack() as stack:
+        url = service.wait_ready()
+        limits = resource.prlimit(service.pid, resource.RLIMIT_NOFILE)
+        victim, survivor = service.children()
+        while (opened := open_stream(service, stack))[1] != survivor:
+            pass
+        resource.prlimit(service.pid, resource.RLIMIT_NOFILE, (3, limits[1]))
+        os.kill(victim, signal.SIGKILL)
+        service.wait_for_line("a worker died")
+        service.wait_for_line('a worker cannot be started .*reason="Too many open files"')
+        assert gauge(service, "sonotag_streams_open") == 1, "those of the dead worker are gone without a descriptor, too"
+        assert httpx.get(url + "/pid").json()["pid"] == survivor
+        resource.prlimit(service.pid, resource.RLIMIT_NOFILE, limits)
+        pids = (httpx.get(url + "/pid").json()["pid"] for _ in range(100_000))
+        assert next(pid for pid in pids if pid != survivor)
+        service.send_signal(signal.SIGTERM)
+        assert opened[0].recv() == "going_away"
+        opened[0].send("stop")
+        assert service.wait() == exit_codes.OK
+        assert "Traceback" not in service.stderr
 
 
 def test_a_start_error_of_the_workers_ends_the_service_with_its_exit_code(tmp_path: Path) -> None:

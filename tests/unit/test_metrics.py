@@ -11,6 +11,7 @@ from service.gpus import GpuReader
 from service.inference.runner import ModelSpec
 from service.labels import LabelSet
 from service.metrics import MAX_ROUTES, STREAM_OUTCOMES, Metrics
+from service.metrics_folder import forget_worker
 from service.observer import Observer
 from tests.support.nvml import FakeGpu, FakeNvml
 
@@ -173,8 +174,6 @@ def stop_worker(process: subprocess.Popen[str]) -> None:
 
 
 def test_workers_are_added_up_and_a_dead_workers_live_gauges_go(tmp_path: Path) -> None:
-    from service.metrics import forget_worker
-
     first, second = start_worker(tmp_path), start_worker(tmp_path)
     try:
         metrics = Metrics(str(tmp_path))
@@ -188,11 +187,14 @@ def test_workers_are_added_up_and_a_dead_workers_live_gauges_go(tmp_path: Path) 
         assert value(metrics, "sonotag_queue_limit_windows", model="tiny") == 20
         assert value(metrics, "sonotag_window_lag_limit_seconds") == 2
         assert value(metrics, "sonotag_model_fallback", model="tiny") == 1
+        kinds = ("counter", "gauge_livemax", "gauge_livesum", "histogram")
+        files = {tmp_path / f"{kind}_{process.pid}.db" for kind in kinds for process in (first, second)}
+        assert set(tmp_path.iterdir()) == files, "whose room is set aside"
         build = [number for (name, _), number in samples(metrics).items() if name == "sonotag_build_info"]
         assert build == [1]
 
         stop_worker(first)
-        forget_worker(first.pid, str(tmp_path))
+        forget_worker(tmp_path, first.pid)
         assert value(metrics, "sonotag_streams_open") == 1
         assert value(metrics, "sonotag_workers") == 2, "there should still be two"
         assert value(metrics, "sonotag_workers_ready") == 1
