@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+import signal
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,6 +33,28 @@ def family(pid: int) -> list[int]:
 def children(pid: int) -> list[int]:
     """Return a supervisor's workers, without what these have started."""
     return [int(child) for task in Path(f"/proc/{pid}/task").glob("*/children") for child in task.read_text().split()]
+
+
+def client_ports(pid: int) -> frozenset[int]:
+    """Return the other ends' ports of all TCP connections that a process has open; empty where it is gone."""
+    inodes = set()
+    try:
+        for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+            with suppress(FileNotFoundError):  # closed meanwhile
+                inodes.add(descriptor.readlink().name)
+        tables = [Path(f"/proc/{pid}/net/{table}").read_text() for table in ("tcp", "tcp6")]
+    except (FileNotFoundError, ProcessLookupError):
+        return frozenset()
+    rows = (line.split() for table in tables for line in table.splitlines()[1:])
+    ports = (int(row[2].rpartition(":")[2], 16) for row in rows if f"socket:[{row[9]}]" in inodes)
+    return frozenset(port for port in ports if port)
+
+
+def stop(pid: int) -> None:
+    """Stop a process and return when it stands: what it has open then stays as it is."""
+    os.kill(pid, signal.SIGSTOP)
+    while Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "TtZX":
+        pass
 
 
 def usage(pid: int) -> Usage:

@@ -2,7 +2,7 @@
 
 The service is idle when what is compared is measured: after the first five minutes (a third of a shorter soak), in which pools,
 caches and the allocator fill, and at the end. It fails if memory grew by 2 % or more, if there are more descriptors or threads,
-if something was lost (see `tests.load.traffic`), or if the log has a warning.
+if something was lost (see `tests.load.account`), if a kind of deed was never answered, or if the log has a warning.
 """
 
 from __future__ import annotations
@@ -18,15 +18,18 @@ from pathlib import Path
 
 import httpx
 
+from tests.load.account import Account
 from tests.load.meters import Usage, metric, usage
-from tests.load.traffic import LOST, Account, Clients
+from tests.load.traffic import Clients
 from tests.support.process import ServiceProcess, running
 
 ROOT = Path(__file__).resolve().parents[2]
 REPORT = ROOT / "build" / "load" / "soak.md"
 MAX_GROWTH = 0.02
 WARM_SECONDS = 300.0
-QUIET_SECONDS = 5.0
+RESUME_SECONDS = 5.0
+QUIET_SECONDS = RESUME_SECONDS + 3
+"""Until streams whose clients did not come back are forgotten, and what ends behind them has ended."""
 NUM_CLIENTS = 8
 MAX_STREAMS = 4
 """Half of the clients', so that upgrades are refused too."""
@@ -34,31 +37,43 @@ MAX_STREAMS = 4
 
 @dataclass(frozen=True)
 class SoakResult:
-    """What was held before and after, idle."""
+    """What was held before and after, idle.
+
+    Attributes:
+        minutes: How long it was.
+        before: Held when pools and caches were full.
+        after: Held at the end.
+        account: How the deeds ended.
+        kinds: The deeds that there are.
+        warnings: Lines of the log that should not be there.
+    """
 
     minutes: float
     before: Usage
     after: Usage
     account: Account
+    kinds: list[str]
     warnings: list[str]
 
     @property
     def growth(self) -> float:
-        """Of the memory."""
-        return self.after.memory / self.before.memory - 1
+        """Of the memory; nan where there was none."""
+        return self.after.memory / self.before.memory - 1 if self.before.memory else float("nan")
 
     @property
     def faults(self) -> list[str]:
         """What is not as it should be."""
         found = list(self.warnings)
+        if not self.before.memory or not self.after.memory:
+            return [*found, f"nothing was held: {self.before}, {self.after}; is the service still there?"]
         if self.growth >= MAX_GROWTH:
             found.append(f"memory grew by {self.growth:.1%}")
         if self.after.descriptors > self.before.descriptors:
             found.append(f"{self.before.descriptors} descriptors became {self.after.descriptors}")
         if self.after.threads > self.before.threads:
             found.append(f"{self.before.threads} threads became {self.after.threads}")
-        if self.account.ends[LOST] or not self.account.is_balanced:
-            found += self.account.lines()
+        found += self.account.faults
+        found += [f"no {kind} was answered" for kind in self.account.missing(self.kinds)]
         return found
 
     def report(self) -> str:
@@ -70,7 +85,7 @@ class SoakResult:
         ]
         faults = [f"- {fault}" for fault in self.faults] or ["Nothing to complain of."]
         lines = [f"# Soak of {self.minutes:g} minutes", "", "| idle | before | after |", "|---|---|---|", *rows, ""]
-        return "\n".join([*lines, *self.account.lines(), "", *faults, ""])
+        return "\n".join([*lines, *self.account.lines(), *self.account.table(), "", *faults, ""])
 
 
 async def measure_idle(process: ServiceProcess) -> Usage:
@@ -94,7 +109,7 @@ async def soak(process: ServiceProcess, clients: Clients, minutes: float) -> Soa
         measured.append(await measure_idle(process))
         print(f"after {seconds:.0f} s: {measured[-1]}", *account.lines(), sep="\n", flush=True)
     warnings = [line.strip() for line in process.errors if re.search(r"WARNING|ERROR|CRITICAL|Traceback", line)]
-    return SoakResult(minutes, *measured, account, warnings)
+    return SoakResult(minutes, *measured, account, [*clients.deeds], warnings)
 
 
 def speech_clients(url: str, *, pace: float = 1.0) -> Clients:
@@ -103,13 +118,14 @@ def speech_clients(url: str, *, pace: float = 1.0) -> Clients:
 
     path = ROOT / "examples" / "speech.wav"
     samples, rate = soundfile.read(path, dtype="int16")
-    return Clients(url, path.read_bytes(), samples.tobytes(), rate, "Speech", pace=pace)
+    window = httpx.get(f"{url}/v1/models").json()["models"][0]["window_seconds"]
+    return Clients(url, path.read_bytes(), samples.tobytes(), rate, "Speech", window, pace=pace)
 
 
 async def main() -> int:
     """Soak a real service; the exit code says whether all is well."""
     minutes = float(os.environ.get("SOAK_MINUTES", "30"))
-    environ = {"SONOTAG_MAX_STREAMS": str(MAX_STREAMS)}
+    environ = {"SONOTAG_MAX_STREAMS": str(MAX_STREAMS), "SONOTAG_RESUME_SECONDS": str(RESUME_SECONDS)}
     with tempfile.TemporaryDirectory() as folder, running("service", "serve", environ=environ, cwd=Path(folder)) as process:
         clients = speech_clients(process.wait_ready())
         try:

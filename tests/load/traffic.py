@@ -1,104 +1,49 @@
-"""What clients do, good and bad: each deed says how it ended. For soak and chaos.
-
-The account. Every deed that was begun (*sent*) ends as exactly one of:
-
-answered
-    the promised end came: the right answer, the documented error for what is wrong on purpose, or the close with its code
-refused
-    503 with a retryable error and ``Retry-After``, at the request or at the upgrade; or a stream's fatal retryable error
-left
-    the client went away on purpose, before the end
-broken
-    the connection ended without an answer, or none could be made, and a worker was killed while the deed went on or within
-    `GRACE_SECONDS` before it began: nobody can answer for a process that is gone
-lost
-    anything else: no end within `PATIENCE_SECONDS`, a connection that ended by itself, a wrong or undocumented answer
-
-So sent = answered + refused + left + broken + lost, and a service is good if lost is 0.
-"""
+"""What clients do, good and bad. For soak and chaos; `tests.load.account` says how a deed can end."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import random
-import time
-from collections import Counter
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
-from dataclasses import dataclass, field
-from urllib.parse import urlsplit
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from typing import Any
 
 import httpx
-from websockets.asyncio.client import connect
-from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
+from websockets.asyncio.client import ClientConnection
+from websockets.exceptions import ConnectionClosed
 
-from tests.support.websocket import stream_url
+from tests.load.account import GOOD, LEFT, PATIENCE_SECONDS, Account, Deed, Refused, Route, Wrong
+from tests.load.dialling import dial, open_stream
+from tests.load.verdicts import Heard, Message, join_resumed, judge_batch, judge_clip, judge_lines, judge_stream
 
-PATIENCE_SECONDS = 120.0
-GRACE_SECONDS = 1.0
 CHUNK_SECONDS = 0.25
-GOOD, REFUSED, LEFT, BROKEN, LOST = "answered", "refused", "left", "broken", "lost"
-
-
-class Wrong(Exception):
-    """An answer that nobody promised."""
-
-
-@dataclass
-class Account:
-    """How the deeds ended.
-
-    Attributes:
-        ends: How many by end.
-        kinds: How many by kind and end.
-        losses: What was lost, in words.
-        kills: When workers were killed, by `time.monotonic`.
-    """
-
-    ends: Counter[str] = field(default_factory=Counter)
-    kinds: Counter[tuple[str, str]] = field(default_factory=Counter)
-    losses: list[str] = field(default_factory=list)
-    kills: list[float] = field(default_factory=list)
-    sent: int = 0
-
-    def judge(self, began: float, ended: float, error: Exception) -> str:
-        """Return how a deed without an answer ended."""
-        if isinstance(error, Wrong | TimeoutError):
-            return LOST
-        return BROKEN if any(began - GRACE_SECONDS <= kill <= ended for kill in self.kills) else LOST
-
-    async def enter(self, kind: str, deed: Awaitable[str]) -> str:
-        """Do a deed and enter how it ended."""
-        self.sent += 1
-        began = time.monotonic()
-        try:
-            async with asyncio.timeout(PATIENCE_SECONDS):
-                end = await deed
-        except (OSError, httpx.HTTPError, WebSocketException, EOFError, Wrong) as error:
-            end = self.judge(began, time.monotonic(), error)
-            if end == LOST:
-                self.losses.append(f"{kind} after {time.monotonic() - began:.2f} s: {type(error).__name__}: {error}")
-        self.ends[end] += 1
-        self.kinds[kind, end] += 1
-        return end
-
-    @property
-    def is_balanced(self) -> bool:
-        """Whether every deed has one end."""
-        return self.sent == sum(self.ends.values())
-
-    def lines(self) -> list[str]:
-        """Return the account in words."""
-        ends = ", ".join(f"{name} {self.ends[name]}" for name in (GOOD, REFUSED, LEFT, BROKEN, LOST))
-        return [f"sent {self.sent}: {ends}; {len(self.kills)} workers killed", *self.losses[:20]]
+NO_SOUND = b"this is no sound at all" * 50
+OFTEN = 50
+"""How often everything else is done for one reload."""
+RELOAD = "reload"
+Speech = Callable[[ClientConnection, Message], Awaitable[None]]
+"""Says what a client has to say, once it was told something; is given the connection and what that was."""
+LINES = {"Accept": "application/x-ndjson"}
 
 
 def expect_refusal(response: httpx.Response) -> None:
-    """Check that a 503 is one that says when to come again."""
+    """Check that a 503 is one that says when to come again.
+
+    Raises:
+        Refused: It is.
+        Wrong: It is not.
+    """
     error = response.json()["error"]
     if not error["retryable"] or "retry-after" not in response.headers:
         raise Wrong(f"a refusal without a time: {response.text[:200]}")
+    raise Refused
+
+
+def pieces(sound: bytes, size: int) -> Iterator[bytes]:
+    """Cut sound into pieces of so many bytes."""
+    return (sound[start : start + size] for start in range(0, len(sound), size))
 
 
 @dataclass
@@ -107,10 +52,11 @@ class Clients:
 
     Args:
         url: Its address.
-        clip: A sound file of which the model says `label` first.
+        clip: A sound file of which the model says `label` first, as of each of its windows.
         sound: The same as 16-bit samples.
         sample_rate: Of the samples.
         label: What is heard.
+        window: The model's, in seconds.
         pace: Seconds that pass for a second of a good stream's sound; 1 is real time, 0 as fast as it is taken.
         seed: Of all chances.
     """
@@ -120,113 +66,199 @@ class Clients:
     sound: bytes
     sample_rate: int
     label: str
+    window: float
     pace: float = 1.0
     seed: int = 0
 
     def __post_init__(self) -> None:
         self.chance = random.Random(self.seed)
         self.http = httpx.AsyncClient(timeout=PATIENCE_SECONDS, limits=httpx.Limits(max_connections=500))
-        self.deeds: dict[str, Callable[[], Awaitable[str]]] = {
+        self.heard = Heard(len(self.sound) / 2 / self.sample_rate, self.label)
+        self._deck: list[str] = []
+        self.deeds: dict[str, Deed] = {
             "good clip": self.good_clip,
             "bad clip": self.bad_clip,
             "abandoned clip": self.abandoned_clip,
+            "clip in lines": self.clip_in_lines,
+            "batch": self.batch,
             "good stream": self.good_stream,
             "bad stream": self.bad_stream,
             "abandoned stream": self.abandoned_stream,
             "slow stream": self.slow_stream,
+            "container stream": self.container_stream,
+            "resumed stream": self.resumed_stream,
+            RELOAD: self.reload,
         }
 
     @property
     def query(self) -> dict[str, object]:
         return {"encoding": "s16le", "sample_rate": self.sample_rate, "threshold": 0}
 
-    async def good_clip(self) -> str:
-        """A clip, and its label first."""
+    # Requests
+
+    async def _post(self, route: Route, path: str, **content: Any) -> httpx.Response:
+        async def note_port(event: str, info: Mapping[str, Any]) -> None:
+            if event == "connection.connect_tcp.complete":
+                route.ports.add(info["return_value"].get_extra_info("client_addr")[1])
+
         # A connection of its own: a kept one may be closed by the other side just as it is used.
-        response = await self.http.post(f"{self.url}/v1/classify", content=self.clip, headers={"Connection": "close"})
+        headers = {"Connection": "close", **content.pop("headers", {})}
+        response = await self.http.post(self.url + path, headers=headers, extensions={"trace": note_port}, **content)
         if response.status_code == 503:
             expect_refusal(response)
-            return REFUSED
-        if response.status_code != 200 or response.json()["tags"][0]["label"] != self.label:
-            raise Wrong(f"{response.status_code}: {response.text[:200]}")
-        return GOOD
+        return response
 
-    async def bad_clip(self) -> str:
+    async def good_clip(self, route: Route) -> str:
+        """A clip, and its label first."""
+        return judge_clip(self._take(await self._post(route, "/v1/classify", content=self.clip)).json(), self.heard)
+
+    async def clip_in_lines(self, route: Route) -> str:
+        """A clip whose windows are told one by one, and then the whole."""
+        path = "/v1/classify?hop=1"
+        text = self._take(await self._post(route, path, content=self.clip, headers=LINES)).text
+        return judge_lines([json.loads(line) for line in text.splitlines()], self.heard, self.window, hop=1.0)
+
+    async def batch(self, route: Route) -> str:
+        """Clips together, one of them broken, which is the others' business in no way."""
+        files = [("file", data) for data in (self.clip, NO_SOUND, self.clip)]
+        response = self._take(await self._post(route, "/v1/classify/batch", files=files))
+        return judge_batch(response.json()["results"], [self.heard, None, self.heard])
+
+    def _take(self, response: httpx.Response) -> httpx.Response:
+        if response.status_code != 200:
+            raise Wrong(f"{response.status_code}: {response.text[:200]}")
+        return response
+
+    async def bad_clip(self, route: Route) -> str:
         """What is no sound, or a parameter out of range: the documented error."""
         path, status = self.chance.choice(
             [("/v1/classify", 415), ("/v1/classify?top_k=0", 400), ("/v1/classify?model=none", 404), ("/v1/nothing", 404)]
         )
-        content = self.clip if status == 400 else b"this is no sound at all" * 50
-        response = await self.http.post(self.url + path, content=content, headers={"Connection": "close"})
-        if response.status_code == 503:
-            expect_refusal(response)
-            return REFUSED
+        response = await self._post(route, path, content=self.clip if status == 400 else NO_SOUND)
         if response.status_code != status or "error" not in response.json():
             raise Wrong(f"{path} {response.status_code}: {response.text[:200]}")
         return GOOD
 
-    async def abandoned_clip(self) -> str:
+    async def abandoned_clip(self, route: Route) -> str:
         """An upload that ends in the middle, or whose sender does not wait for the answer."""
-        address = urlsplit(self.url)
-        _, writer = await asyncio.open_connection(address.hostname, address.port)
-        head = f"POST /v1/classify HTTP/1.1\r\nHost: {address.netloc}\r\nContent-Length: {len(self.clip)}\r\n\r\n"
+        sock = await dial(self.url)
+        route.ports.add(sock.getsockname()[1])
+        _, writer = await asyncio.open_connection(sock=sock)
+        host = self.url.partition("//")[2]
+        head = f"POST /v1/classify HTTP/1.1\r\nHost: {host}\r\nContent-Length: {len(self.clip)}\r\n\r\n"
         writer.write(head.encode() + self.clip[: self.chance.choice([0, len(self.clip) // 2, len(self.clip)])])
         await writer.drain()
         await asyncio.sleep(self.chance.uniform(0, 0.2))
         writer.transport.abort()
         return LEFT
 
-    async def good_stream(self) -> str:
-        """A stream that is ended by `stop`: every window answered or announced as dropped, in order, and a summary."""
-        return await self._stream(pace=self.pace)
-
-    async def slow_stream(self) -> str:
-        """The same, by a client that reads nothing until it has sent everything."""
-        return await self._stream(pace=0.0, reads_late=True)
-
-    async def _stream(self, *, pace: float, reads_late: bool = False) -> str:
-        try:
-            async with connect(stream_url(self.url, self.query), max_size=None, open_timeout=PATIENCE_SECONDS) as socket:
-                messages: list[dict] = []  # type: ignore[type-arg]
-
-                async def read() -> None:
-                    async for text in socket:
-                        messages.append(json.loads(text))  # noqa: PERF401
-
-                reading = None if reads_late else asyncio.create_task(read())
-                with suppress(ConnectionClosed):  # what came before the close says why
-                    await self._speak(socket.send, pace)
-                with suppress(ConnectionClosed):
-                    await (reading or read())
-                return self._judge_stream(messages, socket.close_code)
-        except InvalidStatus as error:
-            if error.response.status_code != 503:
-                raise Wrong(f"the upgrade was answered with {error.response.status_code}") from error
-            if "Retry-After" not in error.response.headers:
-                raise Wrong("a refused upgrade without a time") from error
-            return REFUSED
-
-    async def _speak(self, send: Callable[[bytes | str], Awaitable[None]], pace: float) -> None:
-        size = 2 * round(self.sample_rate * CHUNK_SECONDS)
-        for start in range(0, len(self.sound), size):
-            await send(self.sound[start : start + size])
-            await asyncio.sleep(pace * CHUNK_SECONDS)
-        await send('{"type": "stop"}')
-
-    def _judge_stream(self, messages: list[dict], code: int | None) -> str:  # type: ignore[type-arg]
-        fatal = next((message for message in messages if message["type"] == "error" and message["fatal"]), None)
-        if fatal is not None and fatal["retryable"] and code in (4503, 1001):
-            return REFUSED
-        if code in (1006, None, 1005):
-            raise ConnectionResetError("the stream ended without a close")
-        ends = [message["end"] for message in messages if message["type"] == "tags"]
-        if code != 1000 or messages[-1]["type"] != "summary" or ends != sorted(set(ends)):
-            raise Wrong(f"closed with {code} after {messages[-2:]}")
-        if [message["seq"] for message in messages[1:]] != list(range(1, len(messages))):
-            raise Wrong(f"the numbers of the messages are {[message.get('seq') for message in messages]}")
+    async def reload(self, route: Route) -> str:
+        """The models anew: they are, or the reason is told why they stay as they are."""
+        response = await self._post(route, "/v1/models/reload")
+        if response.status_code == 409 and response.json()["error"]["code"] == "reload_failed":
+            raise Refused
+        if not self._take(response).json()["models"]:
+            raise Wrong(f"no model is served: {response.text}")
         return GOOD
 
-    async def bad_stream(self) -> str:
+    # Streams
+
+    @asynccontextmanager
+    async def _open(self, route: Route, query: Mapping[str, object]) -> AsyncIterator[ClientConnection]:
+        sock = await dial(self.url)
+        route.ports.add(sock.getsockname()[1])
+        async with open_stream(self.url, query, sock, max_size=None) as stream:
+            yield stream
+
+    async def _converse(
+        self,
+        route: Route,
+        query: Mapping[str, object],
+        speak: Speech,
+        *,
+        reads_late: bool = False,
+    ) -> tuple[list[Message], int | None]:
+        """Open a stream, speak once there is its first message, which `speak` is given, and return all that was told, and the
+        code of the close."""
+        messages: list[Message] = []
+
+        async def read(stream: ClientConnection) -> None:
+            with suppress(ConnectionClosed):
+                async for text in stream:
+                    messages.append(json.loads(text))  # noqa: PERF401
+
+        async with self._open(route, query) as stream:
+            with suppress(ConnectionClosed):  # what came before the close says why
+                messages.append(json.loads(await stream.recv()))
+                if token := messages[0].get("resume_token"):
+                    route.workers.add(int(token.partition(".")[0]))
+                reading = None if reads_late else asyncio.create_task(read(stream))
+                try:
+                    await speak(stream, messages[0])
+                finally:
+                    await (reading or read(stream))
+            return messages, stream.close_code
+
+    def _speaking(self, sound: bytes, piece_bytes: int, piece_seconds: float = 0.0) -> Speech:
+        """Return what sends sound in pieces, with a pause after each, and stops."""
+
+        async def speak(stream: ClientConnection, _: Message) -> None:
+            for piece in pieces(sound, piece_bytes):
+                await stream.send(piece)
+                await asyncio.sleep(piece_seconds)
+            await stream.send('{"type": "stop"}')
+
+        return speak
+
+    @property
+    def _chunk_bytes(self) -> int:
+        return 2 * round(self.sample_rate * CHUNK_SECONDS)
+
+    async def good_stream(self, route: Route) -> str:
+        """A stream that is ended by `stop`: every window answered or announced as dropped, in order, and a summary."""
+        speak = self._speaking(self.sound, self._chunk_bytes, self.pace * CHUNK_SECONDS)
+        return judge_stream(*await self._converse(route, self.query, speak), self.heard)
+
+    async def healthy_stream(self, route: Route) -> str:
+        """The same, and it counts as refused if a single window is dropped."""
+        speak = self._speaking(self.sound, self._chunk_bytes, self.pace * CHUNK_SECONDS)
+        return judge_stream(*await self._converse(route, {**self.query, "on_lag": "error"}, speak), self.heard)
+
+    async def slow_stream(self, route: Route) -> str:
+        """A good stream of a client that, once it may speak, reads nothing until it has said everything."""
+        speak = self._speaking(self.sound, self._chunk_bytes)
+        return judge_stream(*await self._converse(route, self.query, speak, reads_late=True), self.heard)
+
+    async def container_stream(self, route: Route) -> str:
+        """A sound file as it is, piece by piece."""
+        speak = self._speaking(self.clip, self.chance.randrange(1_000, 20_000))
+        return judge_stream(*await self._converse(route, {"encoding": "auto", "threshold": 0}, speak), self.heard)
+
+    async def resumed_stream(self, route: Route) -> str:
+        """A stream whose connection breaks in the middle, and that goes on over another one as if nothing had been."""
+        place = self._chunk_bytes * self.chance.randrange(1, len(self.sound) // self._chunk_bytes)
+
+        async def break_off(stream: ClientConnection, _: Message) -> None:
+            for piece in pieces(self.sound[:place], self._chunk_bytes):
+                await stream.send(piece)
+                await asyncio.sleep(self.pace * CHUNK_SECONDS)
+            stream.transport.abort()
+
+        async def go_on(stream: ClientConnection, ready: Message) -> None:
+            if ready["type"] == "ready" and ready.get("resumed_at") is not None:
+                start = 2 * round(ready["resumed_at"] * self.sample_rate)
+                await self._speaking(self.sound[start:], self._chunk_bytes)(stream, ready)
+            elif not ready.get("fatal"):
+                await stream.close()
+
+        first, code = await self._converse(route, self.query, break_off)
+        if code != 1006 or not first or first[0]["type"] != "ready":
+            return judge_stream(first, code, self.heard)
+        where = {"resume_token": first[0]["resume_token"], "last_seq": max(message.get("seq") or 0 for message in first)}
+        second, code = await self._converse(route, {**self.query, **where}, go_on)
+        return judge_stream(join_resumed(first, second), code, self.heard)
+
+    async def bad_stream(self, route: Route) -> str:
         """A configuration that cannot be, text that is no message, or sound before there is a configuration."""
         query, data, code = self.chance.choice(
             [
@@ -236,47 +268,42 @@ class Clients:
                 ({}, b"\0" * 100, 4400),
             ]
         )
-        try:
-            async with connect(stream_url(self.url, query), open_timeout=PATIENCE_SECONDS) as socket:
-                with suppress(ConnectionClosed):
-                    if data is not None:
-                        await socket.send(data)
-                    async for _ in socket:
-                        pass
-                if socket.close_code in (1006, None):
-                    raise ConnectionResetError("the stream ended without a close")
-                if socket.close_code != code:
-                    raise Wrong(f"closed with {socket.close_code}, not {code}")
-                return GOOD
-        except InvalidStatus as error:
-            if error.response.status_code != 503:
-                raise Wrong(f"the upgrade was answered with {error.response.status_code}") from error
-            return REFUSED
+        async with self._open(route, query) as stream:
+            with suppress(ConnectionClosed):
+                if data is not None:
+                    await stream.send(data)
+                async for _ in stream:
+                    pass
+            if stream.close_code in (1006, None):
+                raise ConnectionResetError("the stream ended without a close")
+            if stream.close_code != code:
+                raise Wrong(f"closed with {stream.close_code}, not {code}")
+            return GOOD
 
-    async def abandoned_stream(self) -> str:
+    async def abandoned_stream(self, route: Route) -> str:
         """A stream whose client goes away in the middle, with a close or without."""
-        try:
-            socket = await connect(stream_url(self.url, self.query), open_timeout=PATIENCE_SECONDS)
-        except InvalidStatus as error:
-            if error.response.status_code != 503:
-                raise Wrong(f"the upgrade was answered with {error.response.status_code}") from error
-            return REFUSED
-        seconds = self.chance.uniform(0, 3)
-        await socket.send(self.sound[: 2 * round(self.sample_rate * seconds)])
-        await asyncio.sleep(self.chance.uniform(0, 0.5))
-        if self.chance.random() < 0.5:
-            await socket.close()
-        else:
-            socket.transport.abort()
-            await socket.wait_closed()
-        return LEFT
+        async with self._open(route, self.query) as stream:
+            await stream.send(self.sound[: 2 * round(self.sample_rate * self.chance.uniform(0, 3))])
+            await asyncio.sleep(self.chance.uniform(0, 0.5))
+            if self.chance.random() < 0.5:
+                stream.transport.abort()
+                await stream.wait_closed()
+            return LEFT
+
+    # All of it
+
+    def draw(self) -> str:
+        """Return what to do next, by chance: all of it equally often, and a reload once in a while."""
+        if not self._deck:
+            self._deck = [kind for kind in self.deeds for _ in range(1 if kind == RELOAD else OFTEN)]
+            self.chance.shuffle(self._deck)
+        return self._deck.pop()
 
     async def work(self, account: Account, until: Callable[[], bool]) -> None:
-        """Do one deed after the other, by chance, until told to end."""
-        kinds = list(self.deeds)
+        """Do one deed after the other until told to end."""
         while not until():
-            kind = self.chance.choice(kinds)
-            await account.enter(kind, self.deeds[kind]())
+            kind = self.draw()
+            await account.enter(kind, self.deeds[kind])
 
     async def close(self) -> None:
         """Close what is kept open."""
