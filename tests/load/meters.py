@@ -14,7 +14,11 @@ import httpx
 
 @dataclass(frozen=True)
 class Usage:
-    """Of a process and its descendants together: bytes of their own memory, open descriptors, threads."""
+    """Of a process and its descendants together: bytes of their own memory, open descriptors, threads.
+
+    A page that several processes share is counted once: a decoder is a copy of another process, and most of its 30 MB are that
+    one's.
+    """
 
     memory: int
     descriptors: int
@@ -63,7 +67,8 @@ def usage(pid: int) -> Usage:
     for member in family(pid):
         try:
             status = Path(f"/proc/{member}/status").read_text()
-            memory += 1024 * int(re.search(r"^RssAnon:\s+(\d+)", status, re.MULTILINE)[1])  # type: ignore[index]
+            pages = Path(f"/proc/{member}/smaps_rollup").read_text()
+            memory += 1024 * int(re.search(r"^Pss_Anon:\s+(\d+)", pages, re.MULTILINE)[1])  # type: ignore[index]
             threads += int(re.search(r"^Threads:\s+(\d+)", status, re.MULTILINE)[1])  # type: ignore[index]
             descriptors += len(list(Path(f"/proc/{member}/fd").iterdir()))
         except (FileNotFoundError, ProcessLookupError, TypeError):

@@ -17,11 +17,13 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx
 
+from tests.load.account import Route
 from tests.load.meters import metric, usage
 from tests.load.soak import ROOT, speech_clients
 from tests.load.streams import Seen, live_stream, percentile
@@ -34,7 +36,55 @@ REFUSAL_SECONDS = 0.1
 PROBE_SECONDS = 10.0
 RECOVERY_SECONDS = 10.0
 MAX_RATE = 200.0
+MAX_SLOWER = 1.5
+"""One clip alone, after the flood and before."""
+MAX_GROWTH = 1.1
+"""What is held in the second half of the flood, and in the first: what is flat may swing, and does not climb."""
+MAX_MOST = 2.0
+"""What is held in the flood, and before."""
+MAX_LEFT = 1.25
+"""What is held after the flood, and before."""
 UNLIMITED = {"SONOTAG_MAX_STREAMS": "100000", "SONOTAG_MAX_QUEUE_WINDOWS": "100000", "SONOTAG_LIVE_SHARE": "1000"}
+
+
+@dataclass(frozen=True)
+class Held:
+    """What of something was held, in bytes.
+
+    Attributes:
+        before: Before the flood.
+        during: Each second of it, in order.
+        after: Ten seconds later.
+    """
+
+    before: int = 0
+    during: Sequence[int] = ()
+    after: int = 0
+
+    @property
+    def most(self) -> int:
+        """During the flood."""
+        return max(self.during, default=0)
+
+    @property
+    def growth(self) -> float:
+        """The most of the second half of the flood in terms of that of the first; nan where there is none."""
+        half = len(self.during) // 2
+        return max(self.during[half:]) / max(self.during[:half]) if half else float("nan")
+
+    @property
+    def faults(self) -> list[str]:
+        """What is not flat."""
+        if not self.before or not self.after or not self.during:
+            return [f"nothing was held: {self}"]
+        found = []
+        if not self.growth <= MAX_GROWTH:
+            found.append(f"memory grew on: in the second half it was {self.growth:.2f} times what it was in the first")
+        if self.most > MAX_MOST * self.before:
+            found.append(f"memory rose to {self.most / self.before:.2f} times what it was before")
+        if self.after > MAX_LEFT * self.before:
+            found.append(f"ten seconds later memory was {self.after / self.before:.2f} times what it was before")
+        return found
 
 
 @dataclass
@@ -48,25 +98,32 @@ class Flood:
     clips: Counter[int] = field(default_factory=Counter)
     clip_refusals: list[float] = field(default_factory=list)
     batch_clips: int = 0
-    memory: tuple[int, int, int] = (0, 0, 0)
+    failures: list[str] = field(default_factory=list)
+    memory: Held = field(default_factory=Held)
     clip_seconds: tuple[float, float] = (0.0, 0.0)
     left_over: tuple[float, float] = (0.0, 0.0)
 
     @property
     def faults(self) -> list[str]:
-        """What does not keep the promise; for the flood with admission."""
-        found = list(self.seen.failures[:5])
-        if not self.steady_lags or percentile(self.steady_lags, 99) >= LIMIT_SECONDS:
+        """What does not keep the promise; for the flood with admission. A figure that is not there keeps none."""
+        found = [*self.seen.failures[:5], *self.failures[:5]]
+        if not percentile(self.steady_lags, 99) < LIMIT_SECONDS:
             found.append("the lag of the streams that were taken passed the limit")
         if self.seen.dropped_seconds:
             found.append(f"{self.seen.dropped_seconds:.0f} s of sound of streams that were taken were not scored")
-        if percentile([*self.seen.refusals, *self.clip_refusals], 99) >= REFUSAL_SECONDS:
-            found.append("refusals were slow")
+        for what, refusals in {"upgrades": self.seen.refusals, "clips": self.clip_refusals}.items():
+            if not percentile(refusals, 99) < REFUSAL_SECONDS:
+                found.append(f"{what} were refused slowly, or not at all: {len(refusals)}")
+        if unexpected := {status: count for status, count in self.clips.items() if status not in (200, 503)}:
+            found.append(f"clips were answered with {unexpected} (0: not at all)")
         if not self.batch_clips:
             found.append("bulk stood still")
         if any(self.left_over):
             found.append(f"ten seconds later {self.left_over} windows and streams were still there")
-        return found
+        before, after = self.clip_seconds
+        if not 0 < after <= MAX_SLOWER * before:
+            found.append(f"one clip took {1000 * before:.0f} ms before and {1000 * after:.0f} ms after")
+        return found + self.memory.faults
 
 
 async def probe(clients: Clients, seconds: float) -> float:
@@ -106,21 +163,25 @@ async def send_batches(clients: Clients, until: float, flood: Flood) -> None:
         files = [("file", clients.clip)] * 4
         try:
             response = await clients.http.post(f"{clients.url}/v1/classify/batch", files=files)
-        except httpx.HTTPError:
-            continue
+        except httpx.HTTPError as error:
+            flood.failures.append(f"a batch: {type(error).__name__}: {error}")
+            return
         if response.status_code == 200:
             flood.batch_clips += sum("error" not in result for result in response.json()["results"])
+        elif response.status_code != 503:
+            flood.failures.append(f"a batch was answered with {response.status_code}")
+            return
         else:
             await asyncio.sleep(float(response.headers.get("Retry-After", 1)))
 
 
-async def watch_memory(process: ServiceProcess, until: float) -> int:
-    """Return the most memory that was held."""
-    most = 0
+async def watch_memory(process: ServiceProcess, until: float) -> list[int]:
+    """Return how much memory was held, each second."""
+    held = []
     while time.monotonic() < until:
-        most = max(most, usage(process.pid).memory)
+        held.append(usage(process.pid).memory)
         await asyncio.sleep(1)
-    return most
+    return held
 
 
 async def time_clips(clients: Clients) -> float:
@@ -128,7 +189,7 @@ async def time_clips(clients: Clients) -> float:
     took = []
     for _ in range(9):
         began = time.monotonic()
-        await clients.good_clip()
+        await clients.good_clip(Route())
         took.append(time.monotonic() - began)
     return percentile(took, 50)
 
@@ -148,16 +209,18 @@ async def flood_service(process: ServiceProcess, clients: Clients, seconds: floa
     for _ in range(flood.offered_streams):  # all within two seconds
         jobs.append(asyncio.create_task(live_stream(clients.url, clients.sound, clients.sample_rate, until, flood.seen)))
         await asyncio.sleep(2 / flood.offered_streams)
-    await asyncio.wait(jobs, timeout=seconds + 90)
-    for job in jobs:
+    done, pending = await asyncio.wait(jobs, timeout=seconds + 90)
+    for job in pending:
         job.cancel()
-    await asyncio.gather(*jobs, return_exceptions=True)
+    flood.failures += [f"a client failed: {error!r}" for job in done if (error := job.exception())]
+    flood.failures += [f"{len(pending)} clients had no end"] if pending else []
+    await asyncio.gather(*pending, return_exceptions=True)
     flood.steady_lags = flood.seen.lags_between(start, until)
     await asyncio.sleep(RECOVERY_SECONDS)
     depth = await metric(clients.http, clients.url, "sonotag_queue_depth_windows")
     flood.left_over = (depth, await metric(clients.http, clients.url, "sonotag_streams_open"))
     flood.clip_seconds = (before[1], await time_clips(clients))
-    flood.memory = (before[0], await memory, usage(process.pid).memory)
+    flood.memory = Held(before[0], await memory, usage(process.pid).memory)
     return flood
 
 
@@ -169,6 +232,9 @@ def table(floods: dict[str, Flood], seconds: float) -> str:
 
     def three(values: list[float]) -> str:
         return ", ".join(f"{1000 * percentile(values, share):.0f}" for share in (50, 99, 100)) + " ms"
+
+    def show_held(held: Held) -> str:
+        return f"{held.before / 1e6:.0f}, {held.most / 1e6:.0f}, {held.after / 1e6:.0f} MB"
 
     flood = next(iter(floods.values()))
     head = f"{flood.offered_streams} streams and {flood.capacity:.0f} clips a second, {seconds:.0f} s"
@@ -185,7 +251,7 @@ def table(floods: dict[str, Flood], seconds: float) -> str:
             row("clips answered, refused", lambda f: f"{f.clips[200]}, {f.clips[503]}"),
             row("a refused clip: median, p99, most", lambda f: three(f.clip_refusals)),
             row("clips of batches answered", lambda f: str(f.batch_clips)),
-            row("memory before, most, after", lambda f: ", ".join(f"{value / 1e6:.0f}" for value in f.memory) + " MB"),
+            row("memory before, most, after", lambda f: show_held(f.memory)),
             row("windows, streams left ten seconds later", lambda f: "{:.0f}, {:.0f}".format(*f.left_over)),
             row("one clip alone, before and after", lambda f: "{:.0f}, {:.0f} ms".format(*(1000 * s for s in f.clip_seconds))),
         ]
