@@ -15,17 +15,20 @@ from tests.load.account import PATIENCE_SECONDS, Refused, Wrong
 from tests.support.websocket import stream_url
 
 LEAST_BYTES = 4096
-"""Of a receive buffer; Linux makes it a little more. What the other side may have under way follows from it."""
+"""Of a receive buffer; Linux makes it a little more."""
+SEGMENT_BYTES = 536
+"""Linux gives the other side's send buffer room for some twenty segments, which on the loopback are of 64 KiB."""
 
 
 async def dial(url: str, *, receive_bytes: int | None = None) -> socket.socket:
-    """Return a connected socket, the caller's. Where its buffer is given, the kernel keeps no more of what is not read."""
+    """Return a connected socket, the caller's. Where its buffer's size is given, little is kept of what is not read."""
     address = urlsplit(url)
     sock = socket.socket()
     try:
         sock.setblocking(False)
         if receive_bytes is not None:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, SEGMENT_BYTES)
         await asyncio.get_running_loop().sock_connect(sock, (address.hostname, address.port))
     except BaseException:
         sock.close()

@@ -6,7 +6,6 @@ import asyncio
 import json
 import math
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 
@@ -110,12 +109,3 @@ async def live_stream(url: str, sound: bytes, rate: int, until: float, seen: See
         except (OSError, TimeoutError) as error:
             seen.failures.append(f"{type(error).__name__}: {error}")
             return
-
-
-async def spread(number: int, over_seconds: float, start: Callable[[], asyncio.Task[None]]) -> list[asyncio.Task[None]]:
-    """Start tasks evenly."""
-    tasks = []
-    for _ in range(number):
-        tasks.append(start())
-        await asyncio.sleep(over_seconds / number)
-    return tasks
