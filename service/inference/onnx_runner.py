@@ -24,7 +24,7 @@ from service.inference.providers import (
     has_byte_products,
 )
 from service.inference.runner import Int16Array, Int64Array, ModelOutput, ModelSpec, Precision, Provider
-from service.inference.tensorrt import cache_folder, engine_options
+from service.inference.tensorrt import cache_folder, engine_options, order_shapes
 
 logger = logging.getLogger(__name__)
 
@@ -190,12 +190,12 @@ class OnnxRunner:
             BundleError: A score is off by more than the precision's tolerance.
         """
         started = time.perf_counter()
-        for length in reversed(self.bundle.manifest.lengths_samples):  # the longest takes the memory that the others use
-            golden = self.bundle.load_golden(length)
-            for size in self.spec.batch_sizes:
-                rows = np.arange(size) % len(golden.lengths)
-                self._compare(golden, rows)
-            size = self.spec.batch_sizes[-1]
+        goldens = {length: self.bundle.load_golden(length) for length in self.spec.lengths_samples}
+        for length, size in order_shapes(self.spec.lengths_samples, self.spec.batch_sizes):
+            golden = goldens[length]
+            self._compare(golden, np.arange(size) % len(golden.lengths))
+        size = self.spec.batch_sizes[-1]
+        for golden in goldens.values():
             for first in range(0, len(golden.lengths), size):
                 self._compare(golden, np.arange(first, min(first + size, len(golden.lengths))))
         self.warm_up_seconds = time.perf_counter() - started
@@ -224,17 +224,9 @@ class OnnxRunner:
 
 
 def _engine_options(bundle: Bundle, precision: Precision, folder: Path | None) -> dict[str, str]:
-    manifest = bundle.manifest
     wanted = cache_folder(folder, os.environ)
     try:
-        return engine_options(
-            wanted,
-            manifest.source.sha256,
-            precision,
-            min_samples=manifest.lengths_samples[0],
-            window_samples=manifest.window_samples,
-            max_batch_size=BATCH_SIZES["tensorrt"][-1],
-        )
+        return engine_options(wanted, bundle.manifest.source.sha256, precision)
     except OSError as error:
         raise ProviderError(
             f"TensorRT's engines cannot be kept in {wanted}: {error.strerror} (SONOTAG_TENSORRT_CACHE)"
@@ -305,4 +297,5 @@ def _check_graph(session: onnxruntime.InferenceSession, manifest: Manifest, prec
 def _translate(bundle: Bundle, precision: Precision, provider: Provider, error: Exception) -> BundleError:
     reason = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
     file = bundle.manifest.precisions[precision].file
-    return BundleError(f"bundle {bundle.manifest.name!r}: onnxruntime cannot run {file} on {provider}: {reason}")
+    hint = " (SONOTAG_PROVIDER is tensorrt; cuda does without it)" if provider == "tensorrt" else ""
+    return BundleError(f"bundle {bundle.manifest.name!r}: onnxruntime cannot run {file} on {provider}: {reason}{hint}")
