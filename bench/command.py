@@ -17,28 +17,31 @@ T = TypeVar("T")
 
 def run_measurement(
     name: str,
-    measure: Callable[[int, float], T],
+    measure: Callable[[argparse.Namespace], T],
     *,
     seconds: float,
     to_numbers: Callable[[T], Mapping[str, object]],
     to_markdown: Callable[[T], str],
+    add_flags: Callable[[argparse.ArgumentParser], None] = lambda _: None,
 ) -> int:
     """Measure as the command line says, print the table and return the exit code.
 
     Args:
         name: The module, for messages.
-        measure: Takes the number of rounds, and how many seconds each measurement lasts.
+        measure: Takes what the command line says: ``rounds``, ``seconds`` of each measurement, and what `add_flags` adds.
         seconds: How many by default.
         to_numbers: What goes into the file, ready for JSON.
         to_markdown: The table.
+        add_flags: Adds the flags that this one has and others have not.
     """
     parser = argparse.ArgumentParser(prog=f"python -m {name}")
     parser.add_argument("--rounds", type=int, default=3, help="measurements of each (3)")
     parser.add_argument("--seconds", type=float, default=seconds, help=f"how long each takes ({seconds:g})")
     parser.add_argument("--output", type=Path, metavar="FILE", help="write the numbers there, as JSON")
+    add_flags(parser)
     args = parser.parse_args()
     try:
-        measured = measure(args.rounds, args.seconds)
+        measured = measure(args)
     except SonotagError as error:
         print(f"{name}: {error}", file=sys.stderr)
         return exit_codes.FAILURE

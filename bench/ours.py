@@ -1,14 +1,14 @@
-"""Our own runner, as the service runs it."""
+"""Our own runner, as the service runs it: in prepared threads, from the memory that the service puts batches together in."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 
 from bench.contestants import Absent, Device, Facts, Run, Scores
+from bench.lanes import Lanes, place
 from export.signals import Batch
 from service.errors import StartError
 from service.inference.bundle import open_bundle
@@ -17,38 +17,43 @@ from service.inference.runner import Int16Array, Int64Array, Runner
 
 
 class OwnRunner:
-    """A `Runner`: int16 samples of numpy in, scores of numpy out.
+    """A `Runner`: int16 samples in host memory in, scores of numpy out.
 
     Larger batches than it serves run in pieces, as there: as many beside each other as it has lanes.
 
     Args:
         runner: Open; the caller closes it.
         name: Of the row.
+
+    Raises:
+        BundleError: One of its threads cannot be prepared.
     """
 
     def __init__(self, runner: Runner, name: str) -> None:
+        self._lanes = Lanes(runner)
         self._runner = runner
         spec = runner.spec
         lanes = f", {spec.num_lanes} beside each other" if spec.num_lanes > 1 else ""
         note = f"in pieces of at most {spec.batch_sizes[-1]}, the largest batch that it serves{lanes}"
-        self._lanes = ThreadPoolExecutor(spec.num_lanes, thread_name_prefix="lane")
         self.facts = Facts(name, spec.precision, "waveform to scores", note)
 
     def prepare(self, batch: Batch) -> Run:
         """See `Contestant`."""
-        size = self._runner.spec.batch_sizes[-1]
-        parts = [
-            (batch.waveform[first : first + size], batch.lengths[first : first + size])
-            for first in range(0, len(batch.lengths), size)
-        ]
+        parts = cut(batch, self._runner)
 
         def score(part: tuple[Int16Array, Int64Array]) -> Scores:
             return self._runner.run(*part, embedding=False).scores
 
-        def run() -> Scores:
-            return np.concatenate(list((self._lanes.map if len(parts) > 1 else map)(score, parts)))
+        return lambda: np.concatenate(self._lanes.map(score, parts))
 
-        return run
+
+def cut(batch: Batch, runner: Runner) -> list[tuple[Int16Array, Int64Array]]:
+    """Return a batch in pieces of at most the largest batch of a runner, each where the service would have it."""
+    size = runner.spec.batch_sizes[-1]
+    return [
+        place(batch.waveform[first : first + size], batch.lengths[first : first + size], runner.spec.provider)
+        for first in range(0, len(batch.lengths), size)
+    ]
 
 
 def open_own(folders: Sequence[Path], device: Device) -> Iterator[OwnRunner | Absent]:

@@ -124,7 +124,7 @@ def main() -> int:
     """Measure and print the table."""
     return run_measurement(
         "bench.stream_cost",
-        measure_cost,
+        lambda args: measure_cost(args.rounds, args.seconds),
         seconds=5.0,
         to_numbers=lambda cost: asdict(cost) | {"is_whole": cost.is_whole},
         to_markdown=to_markdown,

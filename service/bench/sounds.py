@@ -57,12 +57,12 @@ def resample(samples: np.ndarray[tuple[int], np.dtype[np.float32]], rate: int, t
     return np.concatenate([resampler.push(samples), resampler.finish()])
 
 
-def make_clips(sounds: Sequence[Int16Array], sample_rate: int) -> tuple[bytes, ...]:
-    """Return each sound as a WAV file of `CLIP_SECONDS`, repeated where it is shorter."""
+def make_clips(sounds: Sequence[Int16Array], sample_rate: int, seconds: float = CLIP_SECONDS) -> tuple[bytes, ...]:
+    """Return each sound as a WAV file of so many seconds, repeated where it is shorter."""
     clips = []
     for sound in sounds:
         file = io.BytesIO()
-        samples = np.resize(sound, round(CLIP_SECONDS * sample_rate))
+        samples = np.resize(sound, round(seconds * sample_rate))
         soundfile.write(file, samples, sample_rate, format="WAV", subtype="PCM_16")
         clips.append(file.getvalue())
     return tuple(clips)
