@@ -27,6 +27,8 @@ class Facts:
         counts: What the time covers.
         note: What a reader must know to judge it, or nothing.
         is_same_model: Whether its scores are to be those of the checkpoint.
+        is_export: Whether it is a graph of our export, which leaves out what nobody reads of the last layer.
+        batches: How many batches one run scores, beside each other or one queued behind the other: its time is divided by it.
     """
 
     name: str
@@ -34,6 +36,8 @@ class Facts:
     counts: Counts
     note: str = ""
     is_same_model: bool = True
+    is_export: bool = False
+    batches: int = 1
 
 
 class Contestant(Protocol):
@@ -42,7 +46,8 @@ class Contestant(Protocol):
     facts: Facts
 
     def prepare(self, batch: Batch) -> Run:
-        """Do what does not count (a buffer, features, a warm-up that compiles) and return what does: it scores the batch.
+        """Do what does not count (a buffer, features, a warm-up that compiles) and return what does: it scores the batch,
+        `Facts.batches` times.
 
         That returns when the scores are in the host's memory.
 

@@ -23,7 +23,8 @@ class OpenVinoPeer:
     def __init__(self, checkpoint: Checkpoint) -> None:
         self._graph = convert_tagger(checkpoint, "portable", half=False).SerializeToString()
         self._core: Any = openvino.Core()
-        self.facts = Facts("OpenVINO fp32", "fp32", "waveform to scores", "portable graph, compiled for each batch size")
+        note = "portable graph, compiled for each batch size"
+        self.facts = Facts("OpenVINO fp32", "fp32", "waveform to scores", note, is_export=True)
 
     def prepare(self, batch: Batch) -> Run:
         """See `Contestant`."""

@@ -35,7 +35,7 @@ class OwnRunner:
         spec = runner.spec
         lanes = f", {spec.num_lanes} beside each other" if spec.num_lanes > 1 else ""
         note = f"in pieces of at most {spec.batch_sizes[-1]}, the largest batch that it serves{lanes}"
-        self.facts = Facts(name, spec.precision, "waveform to scores", note)
+        self.facts = Facts(name, spec.precision, "waveform to scores", note, is_export=True)
 
     def prepare(self, batch: Batch) -> Run:
         """See `Contestant`."""

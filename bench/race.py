@@ -13,7 +13,7 @@ from bench.work import Product
 from export.signals import Batch
 
 MIN_SECONDS = 0.05
-"""Of one measurement: shorter runs are repeated in a row."""
+"""Of one measurement where nothing else is said: shorter runs are repeated in a row."""
 MAX_REPEATS = 200
 Tell = Callable[[str], None]
 
@@ -73,6 +73,7 @@ def run_race(
     product: Product,
     rounds: int,
     tell: Tell = lambda _: None,
+    min_seconds: float = MIN_SECONDS,
 ) -> Race:
     """Let all score a batch in each of some rounds, each round begun by another one.
 
@@ -83,10 +84,12 @@ def run_race(
         product: Is measured in each round, too.
         rounds: How many.
         tell: Is told who is being prepared, and each round.
+        min_seconds: Of one measurement.
     """
     ready: dict[str, tuple[Run, int]] = {}
     errors: dict[str, str] = {}
     differences: dict[str, float] = {}
+    shares = {contestant.facts.name: contestant.facts.batches for contestant in contestants}
     for contestant in contestants:
         facts = contestant.facts
         tell(f"batch {len(batch.lengths)}: preparing {facts.name}")
@@ -99,7 +102,7 @@ def run_race(
             continue
         if facts.is_same_model:
             differences[facts.name] = float(np.abs(scores - expected).max())
-        ready[facts.name] = (run, max(1, min(MAX_REPEATS, round(MIN_SECONDS / took))))
+        ready[facts.name] = (run, max(1, min(MAX_REPEATS, round(min_seconds / took))))
     product.measure()
     taken: dict[str, list[float]] = {name: [] for name in ready}
     rates: list[float] = []
@@ -109,7 +112,7 @@ def run_race(
         first = number % len(names) if names else 0
         for name in names[first:] + names[:first]:
             run, repeats = ready[name]
-            taken[name].append(_measure(run, repeats))
+            taken[name].append(_measure(run, repeats) / shares[name])
         rates.append(product.measure())
     times = [
         Time(

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+from bench.contestants import Facts
 from bench.model import ModelReport
 from bench.plots import draw_speed, draw_spread
 from bench.race import Race, Time
@@ -30,7 +31,8 @@ def to_markdown(report: ModelReport) -> str:
         f"# {report.checkpoint}: {report.window_seconds:g} s windows on {report.device}",
         _conditions(report),
         "Milliseconds for each window: median (quartiles; the least).\n\n" + _time_table(report),
-        "Windows a second; how much of the large product's rate the encoder's operations reach.\n\n" + _rate_table(report),
+        "Windows a second; how much of the large product's rate the encoder's operations reach, those that are done.\n\n"
+        + _rate_table(report),
         "The largest difference of a score from transformers in float32, over all windows.\n\n" + _difference_table(report),
         _remarks(report),
     ]
@@ -43,7 +45,8 @@ def _conditions(report: ModelReport) -> str:
     return (
         f"{report.cores} cores, {versions}; {report.rounds} interleaved rounds on the same windows ({report.clips}), "
         f"{report.measured_at:%Y-%m-%d}. "
-        f"A window is {report.work.encoder / 1e9:.3g} GFLOP, and {report.work.front_end / 1e9:.2g} in the front end. "
+        f"A window is nominally {report.work.encoder / 1e9:.4g} GFLOP, and {report.work.front_end / 1e9:.2g} in the front end; "
+        f"graphs of our export do {report.work.exported / 1e9:.4g} of them, since of the last layer only two tokens are read. "
         f"A product of {report.product_type} matrices of {report.product_size} squared ran at {product} TFLOP/s "
         "while each batch size was measured."
     )
@@ -58,9 +61,10 @@ def _rate_table(report: ModelReport) -> str:
         if time.seconds is None:
             return "–"
         speed = time.batch / time.seconds.median
-        rate = speed * report.work.encoder
-        if not _is_same_model(report, time):
+        facts = _facts(report, time)
+        if not facts.is_same_model:
             return f"{speed:.4g}"
+        rate = speed * (report.work.exported if facts.is_export else report.work.encoder)
         return f"{speed:.4g} ({rate / 1e12:.3g} TFLOP/s, {rate / race.product.median:.2f})"
 
     return _table(report, cell)
@@ -92,8 +96,8 @@ def _quartiles(time: Time) -> str:
     return f"{median:.3g} ({lower:.3g} to {upper:.3g}; {least:.3g})"
 
 
-def _is_same_model(report: ModelReport, time: Time) -> bool:
-    return next(facts for facts in report.facts if facts.name == time.name).is_same_model
+def _facts(report: ModelReport, time: Time) -> Facts:
+    return next(facts for facts in report.facts if facts.name == time.name)
 
 
 def _remarks(report: ModelReport) -> str:

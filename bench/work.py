@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from bench.contestants import Device
-from export.architecture import FRAME_SAMPLES, Architecture
+from export.architecture import FRAME_SAMPLES, NUM_SPECIAL_TOKENS, Architecture
 
 FFT_BINS = 256
 """Of 257: the Nyquist bin has no mel weight."""
@@ -25,28 +25,39 @@ class Work:
         attention: The two products of attention.
         patches: The patch embedding.
         front_end: The spectrum and the mel bands; a contestant that starts from features does not do it.
+        unread: What of the first two belongs to tokens of the last layer that nobody reads: the graphs of our export, which
+            compute two tokens there, leave it out.
     """
 
     linear: int
     attention: int
     patches: int
     front_end: int
+    unread: int
 
     @property
     def encoder(self) -> int:
-        """All of it but the front end: what rates are computed from, so that those with and without it compare."""
+        """All of it but the front end, the last layer whole: the nominal operations, which compare contestants' speed."""
         return self.linear + self.attention + self.patches
+
+    @property
+    def exported(self) -> int:
+        """What the graphs of our export do of it: a rate of arithmetic counts no operation that was not done."""
+        return self.encoder - self.unread
 
 
 def count_work(architecture: Architecture) -> Work:
     """Count a window's operations; the few of layer norms, activations and the head are left out."""
     hidden, mlp, tokens = architecture.hidden_size, architecture.mlp_size, architecture.num_tokens
     frequency, frames = architecture.grid
+    unread = tokens - NUM_SPECIAL_TOKENS
     return Work(
         linear=architecture.num_layers * 2 * (4 * hidden**2 + 2 * hidden * mlp) * tokens,
         attention=architecture.num_layers * 4 * tokens**2 * hidden,
         patches=2 * architecture.patch_size**2 * hidden * frequency * frames,
         front_end=2 * architecture.max_length * FFT_BINS * (2 * FRAME_SAMPLES + architecture.num_mel_bins),
+        # The last layer's keys and values are those of all tokens; queries, output and MLP are not.
+        unread=unread * (2 * (2 * hidden**2 + 2 * hidden * mlp) + 4 * tokens * hidden),
     )
 
 

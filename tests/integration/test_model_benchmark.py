@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
+import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from bench.__main__ import main
 from bench.clips import ClipsError, first_rows, read_batch
@@ -20,12 +23,14 @@ from bench.report import JSON_FILE, MARKDOWN_FILE, SPEED_PLOT, SPREAD_PLOT, to_m
 from bench.service import draw_lag
 from bench.work import Product, count_work
 from export.architecture import Architecture
+from export.network import Encoder
+from export.operators import PortableOperators
 from export.pipeline import Request as ExportRequest
 from export.pipeline import export_bundle
 from export.signals import Batch
 from service import exit_codes
 from tests.support.bench_reports import make_report, make_stage
-from tests.support.checkpoints import Spec, write_checkpoint
+from tests.support.checkpoints import Spec, random_tensors, write_checkpoint
 from tests.support.shared import REPOSITORY, shared_path
 
 BASE = Architecture(768, 12, 12, 3072, 16, 10, 10, 128, 1024, 527)
@@ -86,6 +91,7 @@ def test_the_report_is_written_with_its_plots(report: ModelReport, tmp_path: Pat
         assert (tmp_path / "new" / plot).read_bytes().startswith(b"\x89PNG")
         assert f"({plot})" in markdown
     rows = [line for line in to_markdown(report).splitlines() if line.startswith("| Sonotag fp32")]
+    assert "A window is nominally " in markdown
     assert len(rows) == 3
     assert re.search(r"\| [\d.e+-]+ \([\d.e+-]+ TFLOP/s, \d+\.\d\d\) \|", rows[1])
     assert "Not in the race: YAMNet (TFLite): no file was given" in markdown
@@ -124,6 +130,19 @@ def test_the_rounds_are_interleaved_and_begun_by_another_one_each() -> None:
     assert other.seconds is not None
 
 
+def test_the_time_of_a_run_that_scores_several_batches_is_shared_among_them() -> None:
+    log: list[str] = []
+    one, million = Fixed("one", log), Fixed("million", log)
+    million.facts = replace(million.facts, batches=1_000_000)
+    batch = Batch(np.zeros((2, 400), np.int16), np.array([400, 400]))
+    race = run_race([one, million], batch, np.full((2, 2), 0.75, np.float32), Product("cpu", size=8), rounds=3, min_seconds=0)
+    assert log.count("one") == log.count("million") == 5  # prepared, timed once, and once in each round
+    alone, shared = (time.seconds for time in race.times)
+    assert alone is not None
+    assert shared is not None
+    assert 0 < shared.median < alone.median / 100
+
+
 def test_the_spread_is_the_quartiles() -> None:
     assert Spread.of([4, 1, 3, 2, 5]) == Spread(median=3, lower=2, upper=4, least=1)
 
@@ -134,6 +153,26 @@ def test_the_operations_of_base_are_those_that_are_known() -> None:
     giga = [round(part / 1e9, 1) for part in (work.linear, work.attention, work.patches, work.front_end)]
     assert giga == [206.2, 54.3, 0.5, 0.5]
     assert work.encoder == work.linear + work.attention + work.patches
+
+
+class CountedOperators(PortableOperators):
+    """With an attention that torch sees into: the graph's own is one operator to it."""
+
+    def attention(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, num_heads: int) -> torch.Tensor:
+        query, key, value = (x.unflatten(2, (num_heads, -1)).transpose(1, 2) for x in (query, key, value))
+        return (torch.softmax(query @ key.transpose(2, 3), dim=3) @ value).transpose(1, 2).flatten(2)
+
+
+def test_a_graph_of_our_export_does_as_many_operations_as_are_counted_for_it() -> None:
+    """torch counts them while the encoder runs: the last layer is not done whole, as transformers does it."""
+    spec = Spec(num_layers=3)
+    encoder = Encoder(random_tensors(spec), spec.architecture, CountedOperators(1e-12, unfolds_patches=False))
+    with FlopCounterMode(display=False) as counter, torch.inference_mode():
+        encoder(torch.zeros(1, spec.max_length, 128))
+    work = count_work(spec.architecture)
+    assert counter.get_total_flops() == work.exported < work.encoder
+    base = count_work(BASE)
+    assert base.exported / base.encoder == pytest.approx(0.928, abs=0.001)
 
 
 def test_a_product_counts_its_operations() -> None:
@@ -166,8 +205,6 @@ def test_a_precision_that_is_not_served_there_is_absent_with_the_reason(folders:
 
 
 def has_cuda() -> bool:
-    import torch
-
     return torch.cuda.is_available()
 
 
