@@ -13,10 +13,11 @@ import numpy as np
 import torch
 
 from bench.clips import find_folder, first_rows, read_batch
+from bench.compiled import Trial, make_compiled
 from bench.contestants import Absent, Contestant, Device, Facts, Scores
 from bench.ours import open_own
 from bench.race import Race, Tell, run_race
-from bench.transformers_peers import Trial, extract, logits_of, make_compiled, make_eager, make_network
+from bench.transformers_peers import extract, logits_of, make_eager, make_network
 from bench.work import Product, Work, count_work
 from export.checkpoint import Checkpoint, load_checkpoint
 from export.reference import make_extractor

@@ -1,17 +1,14 @@
-"""transformers running the same checkpoint: eager, compiled, and with its feature extractor as its users call it."""
+"""transformers running the same checkpoint: eager, and with its feature extractor as its users call it."""
 
 from __future__ import annotations
 
-import itertools
-import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 from transformers import ASTFeatureExtractor, ASTForAudioClassification
 
-from bench.contestants import Absent, Device, Facts, Run, Scores
+from bench.contestants import Device, Facts, Run, Scores
 from export.architecture import SAMPLE_RATE
 from export.checkpoint import Checkpoint
 from export.frontend import INT16_SCALE
@@ -19,27 +16,7 @@ from export.reference import load_model, make_extractor
 from export.signals import Batch
 from service.inference.runner import FloatArray
 
-ATTENTIONS = ("sdpa", "eager")
-MODES = {"cpu": ("default", "max-autotune-no-cudagraphs"), "cuda": ("default", "reduce-overhead", "max-autotune")}
-TRIAL_RUNS = 3
 Network = Callable[[torch.Tensor], torch.Tensor]
-
-
-@dataclass(frozen=True, slots=True)
-class Trial:
-    """One way to compile, tried on the largest batch.
-
-    Attributes:
-        mode: Of torch.compile.
-        attention: Of transformers.
-        milliseconds_a_window: The best of a few runs; None where it does not run.
-        error: Why not.
-    """
-
-    mode: str
-    attention: str
-    milliseconds_a_window: float | None
-    error: str = ""
 
 
 class TransformersPeer:
@@ -119,40 +96,3 @@ def make_eager(checkpoint: Checkpoint, device: Device) -> Iterator[TransformersP
         yield TransformersPeer(checkpoint, device, network, dtype, Facts(name, precision, "features to scores", "SDPA"))
     facts = Facts(f"transformers as called, {precision}", precision, "waveform to scores", "its feature extractor, then eager")
     yield TransformersPeer(checkpoint, device, network, dtype, facts)
-
-
-def make_compiled(checkpoint: Checkpoint, device: Device, batch: Batch) -> tuple[TransformersPeer | Absent, tuple[Trial, ...]]:
-    """Try every mode of torch.compile with every attention, and return the best that works, and what was tried.
-
-    Args:
-        checkpoint: The model.
-        device: Where it runs.
-        batch: What the ways are tried on.
-    """
-    precision, dtype = list(dtypes(device).items())[-1]
-    best: TransformersPeer | None = None
-    trials: list[Trial] = []
-    for mode, attention in itertools.product(MODES[device], ATTENTIONS):
-        torch.compiler.reset()
-        compiled = torch.compile(logits_of(make_network(checkpoint, device, dtype, attention)), mode=mode, dynamic=False)
-        facts = Facts(f"torch.compile {precision}", precision, "features to scores", f"mode {mode}, attention {attention}")
-        peer = TransformersPeer(checkpoint, device, compiled, dtype, facts)
-        try:
-            run = peer.prepare(batch)
-            run()
-            milliseconds = 1000 * min(_seconds(run) for _ in range(TRIAL_RUNS)) / len(batch.lengths)
-        except Exception as error:  # noqa: BLE001  (of the compiler and all libraries under it)
-            trials.append(Trial(mode, attention, None, (str(error).strip() or type(error).__name__).splitlines()[0][:200]))
-            continue
-        if best is None or milliseconds < min(trial.milliseconds_a_window or np.inf for trial in trials):
-            best = peer
-        trials.append(Trial(mode, attention, milliseconds))
-    # Each batch size is compiled anew, when it is prepared.
-    torch._dynamo.config.cache_size_limit = max(64, torch._dynamo.config.cache_size_limit)
-    return best or Absent(f"torch.compile {precision}", "no mode works with any attention"), tuple(trials)
-
-
-def _seconds(run: Run) -> float:
-    began = time.perf_counter()
-    run()
-    return time.perf_counter() - began
