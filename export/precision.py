@@ -19,7 +19,7 @@ HALF_SUFFIX = ".float16"
 MIN_HALF_ELEMENTS = 1024
 """Smaller tensors are not worth a Cast."""
 _FRONTEND_PRODUCTS = 3
-"""DFT and mel filters."""
+"""Cosines, sines and mel filters."""
 
 
 def store_half(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -81,7 +81,7 @@ class StreamParking:
     @property
     def num_held(self) -> int:
         """Streams that wait for their clients."""
-        return sum(kept.expiry is not None for name, kept in self._kept.items() if name == kept.token)
+        return len(self._held())
 
     def of(self, owner: str) -> OwnParking:
         """Return what a stream of an API key has of it; `owner` is the key's ID, empty without keys."""
@@ -174,9 +174,12 @@ class StreamParking:
 
     def close(self) -> None:
         """The process ends: nobody can come back to what is kept."""
-        for name, kept in list(self._kept.items()):
-            if kept.expiry is not None and name == kept.token:
-                self._expire(kept)
+        for kept in self._held():
+            self._expire(kept)
+
+    def _held(self) -> list[_Kept]:
+        """Return those that wait, each once, whatever else it is found by."""
+        return [kept for name, kept in self._kept.items() if kept.expiry is not None and name == kept.token]
 
     def _expire(self, kept: _Kept) -> None:
         self._end_wait(kept)

@@ -271,10 +271,11 @@ class StreamDriver:
         if text is not None and self._token:
             self._resumption.alias(self._token, token)  # should `ready` get lost, the client comes back as it came
         self._perform(self.session.resume, text, self._clock())
-        self._settle()
+        if self.session.is_confirmed:
+            self._settle()
 
     def _settle(self) -> None:
-        if self._resumption and self._token and self.session.is_confirmed:
+        if self._resumption and self._token:
             self._resumption.settle(self._token)
 
     def _admit(self, active: ActiveConfiguration) -> None:
@@ -343,15 +344,13 @@ class StreamDriver:
             await self._changed.wait()
 
     async def _take(self, frame: str | bytes) -> None:
-        now, was_unconfirmed = self._clock(), not self.session.is_confirmed
-        if isinstance(frame, str):
-            self._perform(self.session.receive_text, frame, now)
-        else:
-            self._perform(self.session.receive_binary, len(frame), now)
-        if was_unconfirmed:
+        now = self._clock()
+        if not self.session.is_confirmed:
             self._settle()
         if isinstance(frame, str):
+            self._perform(self.session.receive_text, frame, now)
             return
+        self._perform(self.session.receive_binary, len(frame), now)
         if self.session.is_reading:
             self._decoder.push(frame, self.session.audio_format, self.session.spec)
             if error := await self._hand_over(now):

@@ -38,6 +38,14 @@ def last_seq(listener: Listener) -> int:
     return max((message.get("seq") or 0 for message in listener.told.messages), default=0)
 
 
+async def speak_a_second(listener: Listener) -> dict[str, Any]:
+    """Say a second of sound, wait until it is answered, and return what the stream began with."""
+    ready = await listener.until("ready")
+    await listener.send(SECOND)
+    await listener.until("tags", 2)
+    return ready
+
+
 def break_off(listener: Listener) -> None:
     """End the connection as a network does that is gone: without a word."""
     listener.socket.transport.abort()
@@ -85,9 +93,7 @@ async def test_a_stream_goes_on_where_it_broke_and_nothing_is_lost_or_said_twice
 async def test_a_client_that_is_back_before_its_old_connection_is_known_to_be_broken_takes_the_stream() -> None:
     with serving() as server:
         async with Stream(server.url, RAW) as first:
-            ready = await first.until("ready")
-            await first.send(SECOND)
-            await first.until("tags", 2)
+            ready = await speak_a_second(first)
             async with going_on(server.url, ready["resume_token"], last_seq(first), resume_from=3) as (second, again):
                 assert again["resumed_at"] == 3
                 assert again["missing"] == [[1.0, 3.0]]
@@ -104,9 +110,7 @@ async def test_a_client_that_is_back_before_its_old_connection_is_known_to_be_br
 async def test_a_client_whose_new_connection_breaks_before_it_has_read_ready_comes_back_as_it_came() -> None:
     with serving() as server:
         async with Stream(server.url, RAW) as first:
-            ready = await first.until("ready")
-            await first.send(SECOND)
-            await first.until("tags", 2)
+            ready = await speak_a_second(first)
             break_off(first)
             await first.closed()
         token, seq = ready["resume_token"], last_seq(first)
@@ -149,9 +153,7 @@ async def test_a_stream_goes_on_with_the_key_that_opened_it_and_with_no_other(tm
     mine, theirs = (bearer(add_key(path, name)) for name in ("mine", "theirs"))
     with serving(api_keys_file=str(path)) as server:
         async with Stream(server.url, RAW, additional_headers=mine) as first:
-            ready = await first.until("ready")
-            await first.send(SECOND)
-            await first.until("tags", 2)
+            ready = await speak_a_second(first)
             query = {**RAW, "resume_token": ready["resume_token"], "last_seq": last_seq(first)}
             async with Stream(server.url, query, additional_headers=theirs) as stolen:
                 assert "resumed_at" not in await stolen.until("ready")
@@ -368,9 +370,7 @@ async def test_any_worker_goes_on_with_a_stream_but_a_dead_one_has_taken_its_str
         workers: set[tuple[str, str]] = set()
         for _ in range(100):
             async with Stream(url, RAW) as first:
-                ready = await first.until("ready")
-                await first.send(SECOND)
-                await first.until("tags", 2)
+                ready = await speak_a_second(first)
                 # The only place is taken by the connection that is left for this one.
                 async with going_on(url, ready["resume_token"], last_seq(first)) as (unheard, _):
                     break_off(unheard)

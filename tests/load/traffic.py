@@ -216,13 +216,15 @@ class Clients:
 
     async def good_stream(self, route: Route) -> str:
         """A stream that is ended by `stop`: every window answered or announced as dropped, in order, and a summary."""
-        speak = self._speaking(self.sound, self._chunk_bytes, self.pace * CHUNK_SECONDS)
-        return judge_stream(*await self._converse(route, self.query, speak), self.heard)
+        return await self._live_stream(route, self.query)
 
     async def healthy_stream(self, route: Route) -> str:
         """The same, and it counts as refused if a single window is dropped."""
+        return await self._live_stream(route, {**self.query, "on_lag": "error"})
+
+    async def _live_stream(self, route: Route, query: Mapping[str, object]) -> str:
         speak = self._speaking(self.sound, self._chunk_bytes, self.pace * CHUNK_SECONDS)
-        return judge_stream(*await self._converse(route, {**self.query, "on_lag": "error"}, speak), self.heard)
+        return judge_stream(*await self._converse(route, query, speak), self.heard)
 
     async def slow_stream(self, route: Route) -> str:
         """A good stream of a client that, once it may speak, reads nothing until it has said everything."""
