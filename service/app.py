@@ -105,6 +105,7 @@ def create_app(
             own_nursery.start()  # it loads its libraries while the models are loaded
         loading = asyncio.create_task(_load(services, runner))
         watching = asyncio.create_task(_watch(services, loading))
+        trimming = asyncio.create_task(decoders.keep_trimmed())
         # Not in a `finally`: a second signal cancels this, and then nothing is waited for.
         yield
         if (metering := await loading) is not None:
@@ -113,11 +114,12 @@ def create_app(
             services.parking.close()
         await reloading.close()
         await services.close()  # the watchdog still looks: a model that hangs would hold this up for ever
+        trimming.cancel()
         decoders.close()
         if own_nursery is not None:
             await asyncio.to_thread(own_nursery.close)
         watching.cancel()
-        await asyncio.gather(watching, return_exceptions=True)
+        await asyncio.gather(watching, trimming, return_exceptions=True)
         await services.keeper.close()
 
     app = FastAPI(

@@ -4,6 +4,25 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import os
+
+_M_ARENA_MAX = -8
+"""Source: malloc.h of glibc."""
+_MAX_ARENAS = 2
+
+
+def limit_heaps() -> None:
+    """Have all threads of this process share two heaps. Call it before there are threads; MALLOC_ARENA_MAX, if set, wins.
+
+    glibc gives each thread a heap of its own, up to eight for a core, and keeps in each what was freed in it. Threads that
+    decode and copy hold the same buffers in turns: after each of six bursts of clips a service held up to 6 MB more or less
+    than after the one before, with two heaps 1 MB. Other C libraries than glibc do without.
+    """
+    if "MALLOC_ARENA_MAX" in os.environ:
+        return
+    set_option = getattr(ctypes.CDLL(None), "mallopt", None)
+    if set_option is not None:
+        set_option(_M_ARENA_MAX, _MAX_ARENAS)
 
 
 def release_memory() -> None:

@@ -22,6 +22,9 @@ MAX_JOBS = 100
 """Files that one process decodes before it is replaced: what leaks, or was corrupted and did not crash, ends with it. The
 three milliseconds of a new one are nothing then."""
 MAX_IDLE = 4
+TRIM_SECONDS = 5.0
+"""How often those that were not needed are looked for. What comes after a longer pause waits the three milliseconds of a new
+one, and no memory is held for it."""
 _RETRY_SECONDS = 2.0
 
 
@@ -63,6 +66,7 @@ class DecoderPool:
         self._num_waiting = 0
         self._lock = threading.Lock()
         self._idle: list[DecoderProcess] = []
+        self._num_unneeded = 0
         self._num_streams = 0
         self._is_closed = False
 
@@ -78,6 +82,21 @@ class DecoderPool:
             is_needed = not self._idle
         if is_needed:
             self._keep(self._nursery.make(self._limits.memory_bytes))
+
+    def trim(self) -> None:
+        """End the idle processes that nothing has needed since the last call, all but one."""
+        with self._lock:
+            num_ended = max(0, min(self._num_unneeded, len(self._idle) - 1))
+            ended, self._idle = self._idle[:num_ended], self._idle[num_ended:]
+            self._num_unneeded = len(self._idle)
+        for process in ended:
+            process.close()
+
+    async def keep_trimmed(self) -> None:
+        """Trim every `TRIM_SECONDS`, until cancelled."""
+        while True:
+            await asyncio.sleep(TRIM_SECONDS)
+            self.trim()
 
     @asynccontextmanager
     async def turn(self, *, is_patient: bool = False) -> AsyncIterator[None]:
@@ -127,6 +146,7 @@ class DecoderPool:
         while True:
             with self._lock:
                 process = self._idle.pop() if self._idle else None
+                self._num_unneeded = min(self._num_unneeded, len(self._idle))
             if process is None or not process.has_ended():
                 return process
             process.close()  # somebody else ended it: the next file is not to blame

@@ -1,7 +1,8 @@
 """Half an hour of clients who come and go, and what is left of it: `python -m tests.load.soak`, SOAK_MINUTES=30.
 
-The service is idle when what is compared is measured: after the first five minutes (a third of a shorter soak), in which pools,
-caches and the allocator fill, and at the end. It fails if memory grew by 2 % or more, if there are more descriptors or threads,
+The service is idle when what is compared is measured: after the first five minutes (a third of a shorter soak), in which caches
+and the allocator fill, and which end with more clips at once than are taken, so that every pool has all its threads; and at the
+end. It fails if memory grew by 2 % or more, if there are more descriptors or threads,
 if something was lost (see `tests.load.account`), if a kind of deed was never answered, or if the log has a warning.
 """
 
@@ -18,6 +19,7 @@ from pathlib import Path
 
 import httpx
 
+from service.decoders.pool import TRIM_SECONDS
 from tests.load.account import Account
 from tests.load.meters import Usage, metric, usage
 from tests.load.traffic import Clients
@@ -28,8 +30,10 @@ REPORT = ROOT / "build" / "load" / "soak.md"
 MAX_GROWTH = 0.02
 WARM_SECONDS = 300.0
 RESUME_SECONDS = 5.0
-QUIET_SECONDS = RESUME_SECONDS + 3
-"""Until streams whose clients did not come back are forgotten, and what ends behind them has ended."""
+QUIET_SECONDS = max(RESUME_SECONDS + 3, 2 * TRIM_SECONDS + 1)
+"""Until streams whose clients did not come back are forgotten, what ends behind them has ended, and idle decoders are gone."""
+NUM_AT_ONCE = 64
+"""Clips that fill the pools: more than are decoded and wait together."""
 NUM_CLIENTS = 8
 MAX_STREAMS = 4
 """Half of the clients', so that upgrades are refused too."""
@@ -103,9 +107,10 @@ async def soak(process: ServiceProcess, clients: Clients, minutes: float) -> Soa
     total = minutes * 60
     warm = min(WARM_SECONDS, total / 3)
     measured: list[Usage] = []
-    for seconds in (warm, total - warm):
+    for seconds, burst in ((warm, NUM_AT_ONCE), (total - warm, 0)):
         end = time.monotonic() + seconds
         await asyncio.gather(*(clients.work(account, lambda end=end: time.monotonic() >= end) for _ in range(NUM_CLIENTS)))
+        await asyncio.gather(*(account.enter("good clip", clients.good_clip) for _ in range(burst)))
         measured.append(await measure_idle(process))
         print(f"after {seconds:.0f} s: {measured[-1]}", *account.lines(), sep="\n", flush=True)
     warnings = [line.strip() for line in process.errors if re.search(r"WARNING|ERROR|CRITICAL|Traceback", line)]

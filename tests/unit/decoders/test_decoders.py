@@ -179,6 +179,22 @@ def test_cpu_time_is_limited_for_each_job(process: DecoderProcess) -> None:
     assert process.how_it_ended() is signal.SIGXCPU
 
 
+def test_idle_processes_that_nothing_needs_are_ended_but_one(pool: DecoderPool) -> None:
+    clip = encoded("WAV", "PCM_16", 0.1)
+    opened = [pool.open_file(io.BytesIO(clip), channel=None, target_rate=RATE, observe=nothing) for _ in range(3)]
+    for sound in opened:
+        list(sound.samples())
+        sound.close()
+    pool.trim()
+    assert len(pool.idle_pids) == 3, "all were needed since the call before"
+    last = pool.idle_pids[-1]
+    read(pool, io.BytesIO(clip))
+    pool.trim()
+    assert pool.idle_pids == [last], "one file after the other needs one"
+    pool.trim()
+    assert pool.idle_pids == [last], "one is always ready"
+
+
 def test_a_process_is_replaced_after_many_files(pool: DecoderPool) -> None:
     clip = encoded("WAV", "PCM_16", 0.1)
     pids = []
