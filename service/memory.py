@@ -6,23 +6,25 @@ import ctypes
 import gc
 import os
 
-_M_ARENA_MAX = -8
-"""Source: malloc.h of glibc."""
-_MAX_ARENAS = 2
+# What is set, to what, and the variable of the environment that says otherwise. Source: mallopt(3), malloc.h of glibc.
+_OPTIONS = ((-8, 2, "MALLOC_ARENA_MAX"), (-3, 128 * 1024, "MALLOC_MMAP_THRESHOLD_"))
 
 
-def limit_heaps() -> None:
-    """Have all threads of this process share two heaps. Call it before there are threads; MALLOC_ARENA_MAX, if set, wins.
+def settle_allocator() -> None:
+    """Have glibc keep little of what is freed. Call it before there are threads; its own variables, where they are set, win.
 
-    glibc gives each thread a heap of its own, up to eight for a core, and keeps in each what was freed in it. Threads that
-    decode and copy hold the same buffers in turns: after each of six bursts of clips a service held up to 6 MB more or less
-    than after the one before, with two heaps 1 MB. Other C libraries than glibc do without.
+    Two heaps for all threads: glibc gives each its own, up to eight for a core, and keeps in each what was freed in it, and
+    threads that decode and copy hold the same buffers in turns. What is larger than 128 KiB, where glibc begins, has pages of
+    its own and leaves with them: glibc raises that to as much as was ever freed, and then models and clips leave holes. After
+    each of five pairs of reloads the process held 101 to 110 MB by default, and 87, 92.1, 92.3, 92.4, 92.4 with this. Other C
+    libraries than glibc do without.
     """
-    if "MALLOC_ARENA_MAX" in os.environ:
-        return
     set_option = getattr(ctypes.CDLL(None), "mallopt", None)
-    if set_option is not None:
-        set_option(_M_ARENA_MAX, _MAX_ARENAS)
+    if set_option is None:
+        return
+    for option, value, variable in _OPTIONS:
+        if variable not in os.environ:
+            set_option(option, value)
 
 
 def release_memory() -> None:

@@ -30,7 +30,7 @@ from service.connection import timed_connection
 from service.errors import SettingsError
 from service.lifecycle import Lifecycle
 from service.logs import log_event
-from service.memory import limit_heaps
+from service.memory import settle_allocator
 from service.settings import Settings
 from service.sockets import BACKLOG, announce, describe, listen, remove_unix_socket
 
@@ -268,7 +268,7 @@ def serve_app(
         The exit code: `OK` after a clean drain, `START` when the model could not be loaded, `HUNG` when it does not answer any
         more, `UNFINISHED` when something was cut off.
     """
-    limit_heaps()
+    settle_allocator()
     lifecycle: Lifecycle = app.state.lifecycle
     server = DrainingServer(
         make_config(app, settings),

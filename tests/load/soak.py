@@ -2,8 +2,9 @@
 
 The service is idle when what is compared is measured: after the first five minutes (a third of a shorter soak), in which caches
 and the allocator fill, and which end with more clips at once than are taken, so that every pool has all its threads; and at the
-end. It fails if memory grew by 2 % or more, if there are more descriptors or threads,
-if something was lost (see `tests.load.account`), if a kind of deed was never answered, or if the log has a warning.
+end. Each time the models were loaded anew a moment ago: what the allocator keeps depends on how long ago that was. It fails if
+memory grew by 2 % or more, if there are more descriptors or threads, if something was lost (see `tests.load.account`), if a
+kind of deed was never answered, or if the log has a warning.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import httpx
 from service.decoders.pool import TRIM_SECONDS
 from tests.load.account import Account
 from tests.load.meters import Usage, metric, usage
-from tests.load.traffic import Clients
+from tests.load.traffic import RELOAD, Clients
 from tests.support.process import ServiceProcess, running
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -34,6 +35,7 @@ QUIET_SECONDS = max(RESUME_SECONDS + 3, 2 * TRIM_SECONDS + 1)
 """Until streams whose clients did not come back are forgotten, what ends behind them has ended, and idle decoders are gone."""
 NUM_AT_ONCE = 64
 """Clips that fill the pools: more than are decoded and wait together."""
+NUM_BURSTS = 5
 NUM_CLIENTS = 8
 MAX_STREAMS = 4
 """Half of the clients', so that upgrades are refused too."""
@@ -107,10 +109,12 @@ async def soak(process: ServiceProcess, clients: Clients, minutes: float) -> Soa
     total = minutes * 60
     warm = min(WARM_SECONDS, total / 3)
     measured: list[Usage] = []
-    for seconds, burst in ((warm, NUM_AT_ONCE), (total - warm, 0)):
+    for seconds, num_bursts in ((warm, NUM_BURSTS), (total - warm, 0)):
         end = time.monotonic() + seconds
         await asyncio.gather(*(clients.work(account, lambda end=end: time.monotonic() >= end) for _ in range(NUM_CLIENTS)))
-        await asyncio.gather(*(account.enter("good clip", clients.good_clip) for _ in range(burst)))
+        for _ in range(num_bursts):
+            await asyncio.gather(*(account.enter("good clip", clients.good_clip) for _ in range(NUM_AT_ONCE)))
+        await account.enter(RELOAD, clients.reload)
         measured.append(await measure_idle(process))
         print(f"after {seconds:.0f} s: {measured[-1]}", *account.lines(), sep="\n", flush=True)
     warnings = [line.strip() for line in process.errors if re.search(r"WARNING|ERROR|CRITICAL|Traceback", line)]

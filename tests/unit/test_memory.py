@@ -9,8 +9,8 @@ import pytest
 
 COUNT_HEAPS = """
 import ctypes, threading
-from service.memory import limit_heaps
-limit_heaps()
+from service.memory import settle_allocator
+settle_allocator()
 libc = ctypes.CDLL(None)
 libc.malloc.restype = ctypes.c_void_p
 libc.open_memstream.restype = libc.malloc.restype
@@ -33,15 +33,35 @@ print(text.value.count(b"<heap nr="))
 """
 
 
-def count_heaps(**environ: str) -> int:
-    """Let eight threads allocate in a process of its own; return how many heaps glibc made for them."""
-    run = subprocess.run(
-        [sys.executable, "-c", COUNT_HEAPS], env={**os.environ, **environ}, capture_output=True, text=True, check=True
-    )
-    return int(run.stdout)
+def run_alone(program: str, **environ: str) -> str:
+    """Run a program in a process of its own; return what it prints."""
+    command = [sys.executable, "-c", program]
+    return subprocess.run(command, env={**os.environ, **environ}, capture_output=True, text=True, check=True).stdout.strip()
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="heaps are glibc's")
 def test_threads_share_two_heaps_unless_the_operator_says_otherwise() -> None:
-    assert count_heaps() == 2
-    assert count_heaps(MALLOC_ARENA_MAX="5") == 5
+    """Eight allocate at once."""
+    assert run_alone(COUNT_HEAPS) == "2"
+    assert run_alone(COUNT_HEAPS, MALLOC_ARENA_MAX="5") == "5"
+
+
+BUFFER_LIES_IN_HEAP = """
+import ctypes
+from service.memory import settle_allocator
+settle_allocator()
+libc = ctypes.CDLL(None)
+libc.malloc.restype = libc.sbrk.restype = ctypes.c_void_p
+def make(num_bytes):
+    return ctypes.c_void_p(libc.malloc(ctypes.c_size_t(num_bytes)))
+libc.free(make(20 * 2**20))
+print(make(2**20).value < libc.sbrk(ctypes.c_size_t(0)))
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="thresholds are glibc's")
+@pytest.mark.parametrize(("environ", "lies_in_heap"), [({}, "False"), ({"MALLOC_MMAP_THRESHOLD_": "30000000"}, "True")])
+def test_a_large_buffer_has_pages_of_its_own_also_after_a_larger_one_was_freed(
+    environ: dict[str, str], lies_in_heap: str
+) -> None:
+    assert run_alone(BUFFER_LIES_IN_HEAP, **environ) == lies_in_heap
