@@ -10,8 +10,8 @@ import numpy as np
 from service.commands.serve import add_arguments
 from service.commands.setting_flags import read_settings
 from service.inference.bundle import Bundle, open_bundle
-from service.inference.onnx_runner import BATCH_SIZES
 from service.inference.runner import Int16Array, Int64Array, ModelOutput, ModelSpec
+from service.inference.tuning import choose_by_rule
 from service.settings import EMBEDDED_BUNDLE
 
 NUM_HEARD = 5
@@ -39,7 +39,7 @@ class FreeRunner:
             embedding_size=manifest.architecture.hidden_size,
             provider="cpu",
             precision="fp32",
-            batch_sizes=BATCH_SIZES["cpu"],
+            batch_sizes=choose_by_rule("cpu", "fp32", 1).batch_sizes,
             source_sha256=manifest.source.sha256,
         )
         largest = self.spec.batch_sizes[-1]

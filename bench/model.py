@@ -22,8 +22,7 @@ from bench.work import Product, Work, count_work
 from export.checkpoint import Checkpoint, load_checkpoint
 from export.reference import make_extractor
 from export.signals import Batch
-from service.bench.benchmark import read_processor_name
-from service.inference.providers import count_usable_cores
+from service.machine import count_usable_cores, read_processor_name
 
 BATCHES = (1, 2, 4, 8, 16, 32, 64)
 REFERENCE_BATCH = 8

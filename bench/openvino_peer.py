@@ -10,7 +10,7 @@ from bench.contestants import Facts, Run, Scores
 from export.checkpoint import Checkpoint
 from export.convert import convert_tagger
 from export.signals import Batch
-from service.inference.providers import count_usable_cores
+from service.machine import count_usable_cores
 
 
 class OpenVinoPeer:

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from bench.contestants import Absent, Device, Facts, Run, Scores
-from bench.lanes import Lanes, place
 from export.signals import Batch
+from service.bench.lanes import Lanes, place
 from service.errors import StartError
 from service.inference.bundle import open_bundle
 from service.inference.onnx_runner import OnnxRunner

@@ -19,14 +19,14 @@ from typing import Literal
 import numpy as np
 
 from bench.command import run_measurement
-from bench.lanes import Lanes, place
+from service.bench.lanes import Lanes, place
 from service.bench.sounds import CLIP_SECONDS, make_clips, read_sounds
 from service.bench.stages import Plan, run_clips_stage
 from service.bench.target import OwnServer, Target
 from service.inference.bundle import Golden, open_bundle
 from service.inference.onnx_runner import OnnxRunner
-from service.inference.providers import count_usable_cores
 from service.inference.runner import Int16Array, Int64Array, Runner
+from service.machine import count_usable_cores
 from service.settings import EMBEDDED_BUNDLE
 from service.settings_source import load_settings
 

@@ -11,7 +11,7 @@ from ai_edge_litert.interpreter import Interpreter
 from bench.contestants import Facts, Run, Scores
 from export.frontend import INT16_SCALE
 from export.signals import Batch
-from service.inference.providers import count_usable_cores
+from service.machine import count_usable_cores
 
 PATCH_SAMPLES = 15_600
 """0.975 s at 16 kHz: what the published model takes at a time."""

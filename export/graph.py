@@ -13,8 +13,9 @@ import onnx
 
 from export.errors import ExportError
 from export.signals import Batch
-from service.inference.providers import CPU, CUDA, count_usable_cores, create_session
+from service.inference.providers import CPU, CUDA, create_session
 from service.inference.runner import Provider
+from service.machine import count_usable_cores
 
 Float = npt.NDArray[np.float32]
 

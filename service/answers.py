@@ -76,13 +76,16 @@ class ClipAnswer(pydantic.BaseModel):
 
 class CapacityItem(pydantic.BaseModel):
     """One model's speed and queue, over all workers. The speed is that of the last ten seconds; what is possible is what the
-    last runs took, and null before the first one."""
+    last runs took, and null before the first one. Its precision, threads and batches were chosen by `rule`, or `measured` by
+    `sonotag bench --tune` at `tuned_at`."""
 
     model: str
     windows_per_second: float
     windows_per_second_possible: float | None
     queue_depth: int
     queue_limit: int
+    tuning: Literal["rule", "measured"] = "rule"
+    tuned_at: datetime | None = None
 
 
 class MeasuredCapacity(pydantic.BaseModel):

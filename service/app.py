@@ -18,7 +18,7 @@ from service.api.admission import Admission
 from service.api.error_handlers import add_error_handlers
 from service.api.middleware import RequestContext, RootPath
 from service.api.security_headers import SecurityHeaders
-from service.capacity import decide_limit
+from service.capacity import decide_limit, find_machine, load_saved
 from service.decoders.nursery import Nursery
 from service.decoders.pool import DecoderLimits, DecoderPool
 from service.errors import BundleError, InvalidParameter, SettingsError, StartError, Unavailable
@@ -65,8 +65,10 @@ def create_app(
         nursery: Makes the decoder processes in place of one of its own; for tests. It stays the caller's.
 
     Raises:
-        SettingsError: Traces are wanted, and what they need is not installed; or the API keys cannot be read.
+        SettingsError: Traces are wanted, and what they need is not installed; or the API keys or the measured capacity cannot
+            be read.
     """
+    settings = settings.with_machine(find_machine(settings))
     metrics = Metrics()
     metrics.service_configured(
         num_workers=settings.workers, max_streams=settings.max_streams, max_lag_seconds=settings.max_lag_seconds
@@ -158,12 +160,13 @@ async def _load(services: Services, runner: Runner | None) -> asyncio.Task[None]
     settings, lifecycle = services.settings, services.lifecycle
     try:
         await services.keeper.start()
+        services.saved = load_saved(settings)
         catalog = await _open_models(services, runner, is_first=True)
         catalog.start()
         services.catalog = catalog
         _announce(services, catalog)
         await _start_decoders(services)
-        services.stream_limit = decide_limit(settings, catalog.get(None).spec)
+        services.stream_limit = decide_limit(settings, catalog.get(None).spec, services.saved.limit)
         services.metrics.stream_limit_changed(services.stream_limit.streams)
         watch = asyncio.create_task(watch_speed(ServedModels(services, with_retiring=False), services.metrics, services.clock))
         lifecycle.mark_ready()
@@ -198,7 +201,10 @@ async def _open_models(services: Services, runner: Runner | None, *, is_first: b
         catalog = Catalog({runner.spec.name: batcher})
     else:
         folders = {bundle.name: bundle.folder for bundle in settings.bundles}
-        catalog = await asyncio.to_thread(open_catalog, folders, settings, services.metrics, clock=services.clock)
+        tuning, cores = services.saved.tuning, find_machine(settings).cores
+        catalog = await asyncio.to_thread(
+            open_catalog, folders, settings, services.metrics, clock=services.clock, tuning=tuning, cores=cores
+        )
     try:
         for batcher in catalog:
             _check_events(settings, batcher.spec)

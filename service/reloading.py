@@ -92,7 +92,7 @@ class Reloading:
         """Open the new models; whatever could be wrong with them is found here, since the change itself must not fail."""
         catalog = await self._open()
         try:
-            return catalog, decide_limit(self._services.settings, catalog.get(None).spec)
+            return catalog, decide_limit(self._services.settings, catalog.get(None).spec, self._services.saved.limit)
         except StartError:
             await asyncio.to_thread(catalog.abandon)
             raise

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from service.access.guard import Guard
-from service.capacity import DEFAULT_LIMIT, StreamLimit
+from service.capacity import DEFAULT_LIMIT, SavedCapacity, StreamLimit
 from service.engine import Engine
 from service.inference.batcher import Batcher
 from service.inference.catalog import Catalog
@@ -25,6 +25,7 @@ class Services(Engine):
         lifecycle: Admits requests and streams, and drains.
         metrics: Watches.
         keeper: Knows what holds for the whole service; see `service.keeper`.
+        saved: What was measured on this machine; read before the models are loaded.
         stream_limit: How many there may be in the whole service, and who says so; decided when the models are loaded.
         retiring: Catalogs that were replaced and are still used.
         parking: Keeps the streams whose connection broke; None where that is not wanted.
@@ -34,6 +35,7 @@ class Services(Engine):
     lifecycle: Lifecycle
     metrics: Metrics
     keeper: KeeperClient
+    saved: SavedCapacity = field(default_factory=SavedCapacity)
     stream_limit: StreamLimit = DEFAULT_LIMIT
     retiring: list[Catalog] = field(default_factory=list)
     parking: StreamParking | None = None

@@ -17,6 +17,7 @@ import pydantic
 from pydantic import Field
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from service.machine import Machine
 from service.postprocess.event_config import EventConfig
 
 PREFIX = "SONOTAG_"
@@ -151,13 +152,15 @@ class Settings(BaseSettings):
         "By default sonotag/tensorrt in the user's cache (XDG_CACHE_HOME, ~/.cache).",
     )
     precision: Literal["auto", "fp32", "fp16", "int8"] = Field(
-        "auto", description="What models run in. auto takes the first that the bundle lists for the provider and holds."
+        "auto",
+        description="What models run in. auto takes what sonotag bench --tune measured, else the first that the bundle lists "
+        "for the provider and holds.",
     )
     threads: int | None = Field(
         None,
         ge=1,
         le=1024,
-        description="CPU threads a model runs on. By default the runner decides: the cores, divided by the workers.",
+        description="CPU threads a model runs on, in however many runs at once. By default the cores, divided by the workers.",
     )
     max_clip_seconds: float = Field(
         7200, gt=0, le=86_400, description="Longest clip that REST takes. Two hours: a film or a long recording."
@@ -219,8 +222,8 @@ class Settings(BaseSettings):
     )
     capacity_file: Path | None = Field(
         None,
-        description="Where sonotag bench writes how many live streams this machine can take, and where the service reads it. "
-        "By default sonotag/capacity.json in XDG_STATE_HOME, or in ~/.local/state.",
+        description="Where sonotag bench writes how many live streams this machine can take, and how a model runs best on it; "
+        "the service reads it when it starts. By default sonotag/capacity.json in XDG_STATE_HOME, or in ~/.local/state.",
     )
     live_share: float = Field(
         0.7,
@@ -380,6 +383,7 @@ class Settings(BaseSettings):
     _origins: dict[str, str] = pydantic.PrivateAttr(default_factory=dict)
     # No field: it must not be shown anywhere.
     _token_secret: bytes = pydantic.PrivateAttr(default=b"")
+    _machine: Machine | None = pydantic.PrivateAttr(default=None)
 
     @pydantic.model_validator(mode="before")
     @classmethod
@@ -428,6 +432,17 @@ class Settings(BaseSettings):
         """Return these settings for workers that share a secret."""
         copy = self.model_copy()
         copy._token_secret = secret
+        return copy
+
+    @property
+    def machine(self) -> Machine | None:
+        """What a service found when it started, the same for all its workers; None where nobody has looked yet."""
+        return self._machine
+
+    def with_machine(self, machine: Machine) -> Settings:
+        """Return these settings for a service on this machine."""
+        copy = self.model_copy()
+        copy._machine = machine
         return copy
 
     def with_origins(self, origins: Mapping[str, str]) -> Settings:

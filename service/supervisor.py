@@ -26,6 +26,7 @@ from typing import Final
 
 from service import exit_codes
 from service.access.tokens import load_token_secret
+from service.capacity_file import read_machine
 from service.child import Child, python_module
 from service.errors import Unavailable
 from service.gpu_choice import choose_gpu
@@ -280,10 +281,11 @@ def run_supervisor(settings: Settings, child: Child | None = None) -> int:
         otherwise.
 
     Raises:
-        SettingsError: The address, the metrics folder or the secret of tokens cannot be had.
+        SettingsError: The address, the metrics folder, the secret of tokens or the measured capacity cannot be had.
     """
     with metrics_folder(os.environ) as folder:
         settings = settings.with_token_secret(load_token_secret(settings.token_secret_file))
+        settings = settings.with_machine(read_machine(settings))
         sockets = listen(settings)
         try:
             address = describe(settings, sockets)

@@ -6,11 +6,12 @@ from collections.abc import Mapping, Sequence
 
 from service.answers import CapacityAnswer, CapacityItem, MeasuredCapacity
 from service.capacity import StreamLimit
+from service.inference.runner import ModelSpec
 
 Gauges = Mapping[str, Mapping[str, float]]
 
 
-def make_capacity(gauges: Gauges, models: Sequence[str], limit: StreamLimit) -> CapacityAnswer:
+def make_capacity(gauges: Gauges, models: Sequence[ModelSpec], limit: StreamLimit) -> CapacityAnswer:
     """Return the answer.
 
     Args:
@@ -31,11 +32,13 @@ def make_capacity(gauges: Gauges, models: Sequence[str], limit: StreamLimit) -> 
         workers_ready=round(total("sonotag_workers_ready")),
         models=[
             CapacityItem(
-                model=model,
-                windows_per_second=round(total("sonotag_windows_per_second", model), 3),
-                windows_per_second_possible=round(total("sonotag_windows_possible_per_second", model), 3) or None,
-                queue_depth=round(total("sonotag_queue_depth_windows", model)),
-                queue_limit=round(total("sonotag_queue_limit_windows", model)),
+                model=model.name,
+                windows_per_second=round(total("sonotag_windows_per_second", model.name), 3),
+                windows_per_second_possible=round(total("sonotag_windows_possible_per_second", model.name), 3) or None,
+                queue_depth=round(total("sonotag_queue_depth_windows", model.name)),
+                queue_limit=round(total("sonotag_queue_limit_windows", model.name)),
+                tuning="rule" if model.tuned_at is None else "measured",
+                tuned_at=model.tuned_at,
             )
             for model in models
         ],

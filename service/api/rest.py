@@ -237,10 +237,10 @@ async def list_models(request: Request) -> dict[str, object]:
 async def get_capacity(request: Request) -> CapacityAnswer:
     """How much there is to do and how much can be taken, over all workers."""
     services = _services(request)
-    names = services.catalog.names
+    models = [batcher.spec for batcher in services.catalog]
     # As for a scrape: it reads files where there are several workers, and must not wait for sound in the pool.
     gauges = await asyncio.to_thread(services.metrics.read_gauges)
-    return make_capacity(gauges, names, services.stream_limit)
+    return make_capacity(gauges, models, services.stream_limit)
 
 
 @router.get("/v1/models/{name}", tags=["models"], responses={404: _ERRORS[404]})

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from itertools import takewhile
-from pathlib import Path
 
 from service.bench.results import ClipStage, StreamStage
 from service.bench.search import next_number
@@ -16,7 +14,7 @@ from service.bench.sounds import make_clips
 from service.bench.stages import Plan, run_clips_stage, run_streams_stage
 from service.bench.target import ModelFacts, Target
 from service.capacity import Measurement
-from service.inference.providers import count_usable_cores
+from service.machine import count_usable_cores, read_processor_name
 
 Tell = Callable[[str, float], None]
 """Is told of each stage as it begins, and how many seconds it will take."""
@@ -178,14 +176,3 @@ def _bytes_a_stream(before: int | None, stage: StreamStage | None) -> int | None
     if before is None or stage is None or stage.server.memory_bytes is None or stage.streams < MIN_STREAMS_FOR_MEMORY:
         return None
     return max(0, round((stage.server.memory_bytes - before) / stage.streams))
-
-
-def read_processor_name() -> str:
-    """Return what the processor calls itself."""
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()

@@ -1,4 +1,4 @@
-"""The report of a service's benchmark, as tables for people: on a terminal, and as Markdown."""
+"""The reports of a service's benchmark and of a model's tuning, as tables for people: on a terminal, and as Markdown."""
 
 from __future__ import annotations
 
@@ -7,6 +7,11 @@ from rich.table import Table
 
 from service.bench.benchmark import ServiceReport
 from service.bench.results import ClipStage, StreamStage
+from service.bench.tuner import TuningReport
+from service.inference.tuning import Trial
+
+Tables = list[tuple[str, tuple[str, ...], list[tuple[str, ...]]]]
+"""Of each its title, columns and rows."""
 
 STREAM_COLUMNS = (
     "streams",
@@ -23,6 +28,7 @@ STREAM_COLUMNS = (
     "objective",
 )
 CLIP_COLUMNS = ("clients", "clips/s", "p50", "p99", "windows/s", "batch", "refused", "service cores", "generator cores")
+TUNING_COLUMNS = ("precision", "CPU threads", "lanes", "batch", "windows/s, all lanes", "ms a window alone", "")
 
 
 def summarize(report: ServiceReport) -> list[str]:
@@ -50,29 +56,73 @@ def summarize(report: ServiceReport) -> list[str]:
 
 def print_report(report: ServiceReport, console: Console) -> None:
     """Print the tables and what they say."""
-    for title, columns, rows in _tables(report):
+    _print_tables(_tables(report), summarize(report), console)
+
+
+def to_markdown(report: ServiceReport) -> str:
+    """Return the same as Markdown."""
+    return _write_markdown(_tables(report), summarize(report))
+
+
+def print_tuning(report: TuningReport, console: Console) -> None:
+    """Print what was measured of each way, and which is the best."""
+    _print_tables(_tuning_tables(report), _summarize_tuning(report), console)
+
+
+def tuning_to_markdown(report: TuningReport) -> str:
+    """Return the same as Markdown."""
+    return _write_markdown(_tuning_tables(report), _summarize_tuning(report))
+
+
+def _print_tables(tables: Tables, lines: list[str], console: Console) -> None:
+    for title, columns, rows in tables:
         table = Table(title=title, title_justify="left")
         for column in columns:
             table.add_column(column, justify="right", overflow="fold")
         for row in rows:
             table.add_row(*row)
         console.print(table)
-    for line in summarize(report):
+    for line in lines:
         console.print(line, highlight=False, soft_wrap=True)
 
 
-def to_markdown(report: ServiceReport) -> str:
-    """Return the same as Markdown."""
-    parts = ["\n".join(f"- {line}" for line in summarize(report))]
-    for title, columns, rows in _tables(report):
+def _write_markdown(tables: Tables, summary: list[str]) -> str:
+    parts = ["\n".join(f"- {line}" for line in summary)]
+    for title, columns, rows in tables:
         lines = [f"| {' | '.join(columns)} |", f"|{'---:|' * len(columns)}", *(f"| {' | '.join(row)} |" for row in rows)]
         parts.append(f"**{title}**\n\n" + "\n".join(lines))
     return "\n\n".join(parts) + "\n"
 
 
-def _tables(report: ServiceReport) -> list[tuple[str, tuple[str, ...], list[tuple[str, ...]]]]:
+def _summarize_tuning(report: TuningReport) -> list[str]:
+    conditions, trial = report.tuning.conditions, {trial.way: trial for trial in report.trials}
+    rule = "the rule's way"
+    if report.rule != report.tuning.way:
+        rule = f"by rule: {report.rule}, {trial[report.rule].windows_per_second:.1f} windows/s"
+    return [
+        f"{report.model} on {conditions.provider}, {conditions.cores} cores ({conditions.processor}), "
+        f"{conditions.workers} worker(s) of {conditions.num_threads} CPU thread(s), onnxruntime {conditions.onnxruntime}.",
+        f"Best: {report.tuning.way}, {report.tuning.windows_per_second:.1f} windows/s ({rule}).",
+    ]
+
+
+def _tuning_tables(report: TuningReport) -> Tables:
+    return [("Ways to run the model", TUNING_COLUMNS, [_way_row(report, trial) for trial in report.trials])]
+
+
+def _way_row(report: TuningReport, trial: Trial) -> tuple[str, ...]:
+    way = trial.way
+    marks = {"best": report.tuning.way, "rule": report.rule}
+    return (
+        *(way.precision, str(way.threads), str(way.lanes), str(way.batch_size)),
+        *(f"{trial.windows_per_second:.1f}", f"{1000 * trial.seconds_alone:.1f}"),
+        ", ".join(mark for mark, marked in marks.items() if marked == way),
+    )
+
+
+def _tables(report: ServiceReport) -> Tables:
     streams = sorted(report.streams, key=lambda stage: stage.streams)
-    tables: list[tuple[str, tuple[str, ...], list[tuple[str, ...]]]] = []
+    tables: Tables = []
     if streams:
         tables.append(("Live streams (lag in ms)", STREAM_COLUMNS, [_stream_row(stage) for stage in streams]))
     if report.clips:

@@ -5,6 +5,8 @@ answered, then live streams are fed with real sound at real speed, in pieces of 
 breaks (the lag's 99th percentile under --slo, no window dropped), then numbers in between. The load comes from processes of
 their own; what they used, and how late they were with what they sent, stands in the report. The limit that was found is
 written to where the service looks for it (SONOTAG_CAPACITY_FILE), unless --no-save is given or the service is another one.
+
+With --tune nothing of that is done: the model is run in all ways that make sense here, and the best is written there.
 """
 
 from __future__ import annotations
@@ -26,12 +28,14 @@ from service.bench.report import print_report, to_markdown
 from service.bench.sounds import read_sounds
 from service.bench.stages import Plan
 from service.bench.target import OwnServer, Target
-from service.capacity import capacity_path, write_measurement
+from service.capacity import write_saved
+from service.capacity_file import capacity_path
 from service.client.async_client import API_KEY_VARIABLE, check_address
+from service.commands.bench_tune import finish_tune, run_tune
 from service.commands.remote import read_key
 from service.commands.setting_flags import PREFIX, add_setting_flags, read_settings
 from service.errors import InvalidParameter
-from service.inference.providers import count_usable_cores
+from service.machine import count_usable_cores
 from service.settings import Settings
 from service.settings_source import flag_of
 
@@ -59,6 +63,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="a file with an API key for the service, for clips, streams and metrics, where it asks for one. Default: the "
         f"variable {API_KEY_VARIABLE}; never a flag, which others can see",
+    )
+    parser.add_argument(
+        "--tune",
+        type=_positive,
+        nargs="?",
+        const=0.2,
+        metavar="SECONDS",
+        help="find the best precision, threads, lanes and batches for the model on this machine, and no streams; each way is "
+        "measured for so long (0.2) in each of five rounds",
     )
     parser.add_argument("--slo", type=_positive, default=0.5, metavar="SECONDS", help="the objective for the lag (0.5)")
     parser.add_argument("--hop", type=_positive, default=1.0, metavar="SECONDS", help="of the live streams (1)")
@@ -99,13 +112,17 @@ def run(args: argparse.Namespace) -> int:
     settings = read_settings(args, quiet=True)
     if args.url is not None:
         check_address(args.url)
+    if args.output is not None and not args.output.parent.is_dir():
+        raise InvalidParameter(f"there is no folder {args.output.parent} to write the report into", param="output")
+    if args.tune is not None:
+        with _progress() as tell:
+            tuned = run_tune(args, settings, tell)
+        return finish_tune(tuned, args, settings)
     try:
         sounds = read_sounds(args.sound, settings, args.sample_rate)
     except OSError as error:
         print(f"sonotag bench: {error.filename}: {error.strerror}", file=sys.stderr)
         return exit_codes.FAILURE
-    if args.output is not None and not args.output.parent.is_dir():
-        raise InvalidParameter(f"there is no folder {args.output.parent} to write the report into", param="output")
     if args.seconds < args.hop:
         raise InvalidParameter(
             f"--seconds is {args.seconds:g}, at least the hop must be measured, {args.hop:g} s", param="seconds"
@@ -141,7 +158,7 @@ def _save(report: ServiceReport, settings: Settings) -> Path | None:
     if measurement is None:
         return None
     path = capacity_path(settings)
-    write_measurement(path, measurement)
+    write_saved(path, limit=measurement)
     return path
 
 

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
 
 from service import exit_codes
+from service.capacity import load_saved
 from service.commands.setting_flags import add_setting_flags
 from service.engine import Engine
 from service.errors import NotFound
@@ -64,7 +65,8 @@ async def open_engine(settings: Settings, model: str | None) -> AsyncIterator[En
         }
     )
     async with open_pool(unlimited) as engine:
-        engine.catalog = await asyncio.to_thread(open_catalog, {name: folders[name]}, settings, engine.metrics)
+        tuning = load_saved(settings).tuning
+        engine.catalog = await asyncio.to_thread(open_catalog, {name: folders[name]}, settings, engine.metrics, tuning=tuning)
         engine.catalog.start()
         yield engine
 

@@ -195,6 +195,11 @@ class Bundle:
         """The labels, in the head's order."""
         return LabelSet(tuple(label.label for label in self.manifest.labels))
 
+    @property
+    def sha256(self) -> str:
+        """Hash of ``bundle.json``, which has those of all other files: another one is another bundle."""
+        return hash_file(self.folder / MANIFEST_FILE)
+
     def choose_precision(
         self, provider: Provider, wanted: Precision | Literal["auto"], slow: Collection[Precision] = ()
     ) -> Precision:

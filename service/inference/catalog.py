@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from service.errors import BundleError, NotFound
 from service.inference.batcher import Batcher
-from service.inference.bundle import open_bundle
+from service.inference.bundle import Bundle, open_bundle
 from service.inference.onnx_runner import OnnxRunner
-from service.inference.providers import count_usable_cores
+from service.inference.providers import choose_provider, slow_precisions
+from service.inference.runner import Provider
+from service.inference.tuning import Conditions, Tuning, Way, choose_by_rule, find_difference
 from service.inference.users import Users
+from service.logs import log_event
+from service.machine import count_usable_cores, read_processor_name
 from service.memory import release_memory
 from service.observer import Observer
+
+logger = logging.getLogger(__name__)
 
 
 class EngineSettings(Protocol):
@@ -150,6 +158,8 @@ def open_catalog(
     observer: Observer,
     *,
     clock: Callable[[], float] = time.monotonic,
+    tuning: Tuning | None = None,
+    cores: int | None = None,
 ) -> Catalog:
     """Open bundles, load and prove their models. Takes seconds: call it in a thread, then `Catalog.start` on the loop.
 
@@ -158,23 +168,22 @@ def open_catalog(
         settings: How models run.
         observer: Is told what the batchers do.
         clock: Seconds, rising; deadlines are on it.
+        tuning: What was measured here; it holds for the model of which it was measured.
+        cores: That all workers share; None for those this process may use.
 
     Raises:
         BundleError: A bundle is incomplete, altered, wrong, or lacks the precision; or there is none.
         ProviderError: The provider cannot be had.
     """
-    num_threads = settings.threads or max(1, count_usable_cores() // settings.workers)
+    provider = choose_provider(settings.provider)
     runners: list[OnnxRunner] = []
     try:
         for name, folder in bundles.items():
-            runner = OnnxRunner.open(
-                open_bundle(folder),
-                name=name,
-                provider=settings.provider,
-                precision=settings.precision,
-                num_threads=num_threads,
-                tensorrt_cache=settings.tensorrt_cache,
-            )
+            bundle = open_bundle(folder)
+            here = describe_conditions(bundle, provider, settings, cores or count_usable_cores())
+            way, tuned_at = _choose_way(bundle, name, here, tuning)
+            cache = settings.tensorrt_cache
+            runner = OnnxRunner.open(bundle, name=name, provider=provider, tensorrt_cache=cache, way=way, tuned_at=tuned_at)
             runners.append(runner)
     except BaseException:
         for runner in runners:
@@ -193,6 +202,41 @@ def open_catalog(
     _prepare(batchers.values())
     release_memory()  # what the graphs were made of, tens of megabytes
     return Catalog(batchers)
+
+
+def describe_conditions(bundle: Bundle, provider: Provider, settings: EngineSettings, cores: int) -> Conditions:
+    """Return what a measurement of a model would depend on.
+
+    Args:
+        bundle: The model.
+        provider: Where it runs.
+        settings: Those of the service.
+        cores: That all workers share.
+    """
+    return Conditions(
+        bundle=bundle.sha256,
+        provider=provider,
+        precision=settings.precision,
+        threads=settings.threads,
+        workers=settings.workers,
+        cores=cores,
+        processor=read_processor_name(),
+    )
+
+
+def _choose_way(bundle: Bundle, name: str, here: Conditions, tuning: Tuning | None) -> tuple[Way, datetime | None]:
+    """Return how a model is to run, and when that was measured; None where it is the rule's way.
+
+    Raises:
+        BundleError: The bundle lacks the precision.
+    """
+    obstacle = None if tuning is None else find_difference(tuning.conditions, here)
+    if tuning is not None and obstacle is None:
+        return tuning.way, tuning.measured_at
+    if obstacle is not None:
+        log_event(logger, logging.INFO, "the measured tuning is not used", model=name, reason=obstacle)
+    precision = bundle.choose_precision(here.provider, here.precision, slow_precisions())
+    return choose_by_rule(here.provider, precision, here.num_threads), None
 
 
 def _prepare(batchers: Collection[Batcher]) -> None:

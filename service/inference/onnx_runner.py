@@ -6,6 +6,7 @@ import logging
 import os
 import time
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Literal, Self
 
@@ -15,28 +16,19 @@ import onnxruntime
 from service.errors import BundleError, ProviderError
 from service.inference.bound_run import EMBEDDING, OUTPUTS
 from service.inference.bundle import Bundle, Golden, Manifest
-from service.inference.cuda_lanes import GUARD, NUM_LANES, CudaLanes
+from service.inference.cuda_lanes import GUARD, CudaLanes
 from service.inference.providers import (
     EXECUTION_PROVIDERS,
     choose_provider,
-    count_usable_cores,
     create_session,
-    has_byte_products,
+    slow_precisions,
 )
 from service.inference.runner import Int16Array, Int64Array, ModelOutput, ModelSpec, Precision, Provider
 from service.inference.tensorrt import cache_folder, engine_options, order_shapes
+from service.inference.tuning import Way, choose_by_rule
+from service.machine import count_usable_cores
 
 logger = logging.getLogger(__name__)
-
-BATCH_SIZES: dict[Provider, tuple[int, ...]] = {"cpu": (1,), "cuda": (1, 2, 4, 8, 16, 32), "tensorrt": (1, 2, 4, 8, 16, 32)}
-"""The batch sizes that are warmed up, the largest last.
-
-CPU: runs of one window beside each other use the cores better than a batch does (docs/performance.md), and let nobody wait for
-another one's window. int8 needs it so anyway: it scales the activations of a whole batch together, so that a window's scores
-would move with its neighbours. CUDA: 32 reaches what the GPU can do (64 gains 1 to 2 % and doubles the wait).
-"""
-MAX_CPU_LANES = 4
-"""Runs beside each other on a CPU, at most: each has its own working memory, and they share the threads of the model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +79,8 @@ class OnnxRunner:
         precision: Precision | Literal["auto"] = "auto",
         num_threads: int | None = None,
         tensorrt_cache: Path | None = None,
+        way: Way | None = None,
+        tuned_at: datetime | None = None,
     ) -> Self:
         """Load a bundle's model, warm it up and check what it computes here. Takes seconds: call it in a thread.
 
@@ -97,6 +91,8 @@ class OnnxRunner:
             precision: What to run in; ``auto`` takes the best that the bundle holds for the provider.
             num_threads: CPU threads for one run; None for all cores this process may use.
             tensorrt_cache: Where TensorRT's engines are kept; None for the user's cache.
+            way: How to run, in place of ``precision`` and ``num_threads``; None for the rule's.
+            tuned_at: When that was measured; None where it was not.
 
         Raises:
             ProviderError: The provider cannot be had.
@@ -104,17 +100,15 @@ class OnnxRunner:
                 manifest says, or its golden scores come out wrong.
         """
         chosen = choose_provider(provider)
-        slow: tuple[Precision, ...] = () if has_byte_products() else ("int8",)
-        held = bundle.choose_precision(chosen, precision, slow)
+        held = bundle.choose_precision(chosen, way.precision if way else precision, slow_precisions())
+        runs = way or choose_by_rule(chosen, held, num_threads or count_usable_cores())
         started = time.perf_counter()
-        # On a GPU the CPU computes shapes and nothing else.
-        threads = 1 if chosen != "cpu" else num_threads or count_usable_cores()
 
         options = _engine_options(bundle, held, tensorrt_cache) if chosen == "tensorrt" else None
 
         def make_session(cuda_graphs: bool) -> onnxruntime.InferenceSession:
             path = str(bundle.model_path(held))
-            return create_session(path, chosen, num_threads=threads, cuda_graphs=cuda_graphs, engine_options=options)
+            return create_session(path, chosen, num_threads=runs.threads, cuda_graphs=cuda_graphs, engine_options=options)
 
         try:
             with GUARD.running():
@@ -124,13 +118,15 @@ class OnnxRunner:
         if (got := session.get_providers()[0]) != EXECUTION_PROVIDERS[chosen]:
             raise ProviderError(f"bundle {bundle.manifest.name!r} was to run on {chosen}, onnxruntime put it on {got}")
         _check_graph(session, bundle.manifest, held)
-        spec = _make_spec(bundle, name, chosen, held, threads)
+        spec = _make_spec(bundle, name, chosen, runs, tuned_at)
         lanes = CudaLanes(make_session, spec) if chosen == "cuda" else None
         runner = cls(session, spec, bundle, time.perf_counter() - started, lanes)
         runner._prove()
         logger.info(
-            "model %s: bundle %s, %s on %s, %d CPU threads, loaded in %.2f s, warm in %.2f s",
-            *(runner.spec.name, bundle.manifest.name, held, chosen, threads, runner.load_seconds, runner.warm_up_seconds),
+            "model %s: bundle %s on %s: %s (%s), loaded in %.2f s, warm in %.2f s",
+            *(spec.name, bundle.manifest.name, chosen, runs),
+            "by rule" if tuned_at is None else f"measured by sonotag bench on {tuned_at:%Y-%m-%d}",
+            *(runner.load_seconds, runner.warm_up_seconds),
         )
         return runner
 
@@ -233,7 +229,7 @@ def _engine_options(bundle: Bundle, precision: Precision, folder: Path | None) -
         ) from error
 
 
-def _make_spec(bundle: Bundle, name: str | None, provider: Provider, precision: Precision, num_threads: int) -> ModelSpec:
+def _make_spec(bundle: Bundle, name: str | None, provider: Provider, way: Way, tuned_at: datetime | None) -> ModelSpec:
     manifest = bundle.manifest
     return ModelSpec(
         name=name or manifest.name,
@@ -246,10 +242,11 @@ def _make_spec(bundle: Bundle, name: str | None, provider: Provider, precision: 
         min_samples=manifest.min_samples,
         embedding_size=manifest.architecture.hidden_size,
         provider=provider,
-        precision=precision,
-        batch_sizes=BATCH_SIZES[provider],
+        precision=way.precision,
+        batch_sizes=way.batch_sizes,
         source_sha256=manifest.source.sha256,
-        num_lanes={"cpu": min(num_threads, MAX_CPU_LANES), "cuda": NUM_LANES, "tensorrt": 1}[provider],
+        num_lanes=way.lanes,
+        tuned_at=tuned_at,
     )
 
 

@@ -11,8 +11,6 @@ import contextlib
 import ctypes
 import io
 import logging
-import math
-import os
 import platform
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -22,7 +20,7 @@ import numpy as np
 import onnxruntime
 
 from service.errors import ProviderError
-from service.inference.runner import Provider
+from service.inference.runner import Precision, Provider
 
 logger = logging.getLogger(__name__)
 
@@ -130,16 +128,6 @@ def create_session(
         return onnxruntime.InferenceSession(model, options, providers=providers, enable_fallback=False)
 
 
-def count_usable_cores() -> int:
-    """Return how many cores this process may use: its affinity, and the quota of its control group where there is one."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-        return max(1, min(cores, math.ceil(int(quota) / int(period))))
-    except (OSError, ValueError):  # no control groups of version 2, or "max": no quota
-        return cores
-
-
 def has_byte_products(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
     """Return whether this CPU multiplies and adds bytes in one instruction (VNNI on x86, the dot product on ARM).
 
@@ -152,6 +140,11 @@ def has_byte_products(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
         return platform.machine().lower() in ("arm64", "aarch64")
     flags = {flag for line in lines if line.startswith(("flags", "features")) for flag in line.partition(":")[2].split()}
     return not flags.isdisjoint(BYTE_PRODUCTS)
+
+
+def slow_precisions() -> tuple[Precision, ...]:
+    """Return what this CPU does slowly, and so only where it is asked to."""
+    return () if has_byte_products() else ("int8",)
 
 
 def has_nvidia_device() -> bool:

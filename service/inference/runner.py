@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Literal, Protocol
 
 import numpy as np
@@ -36,6 +37,7 @@ class ModelSpec:
         batch_sizes: The batch sizes it was warmed up for, rising; the last one is the largest it takes.
         source_sha256: Hash of the checkpoint it was exported from: which weights these are.
         num_lanes: How many runs may be under way at once, each in a thread of its own.
+        tuned_at: When it was measured that precision, threads, lanes and batches are best so; None where a rule chose them.
     """
 
     name: str
@@ -52,6 +54,7 @@ class ModelSpec:
     source_sha256: str
     num_lanes: int = 1
     windows_samples: tuple[int, ...] = ()
+    tuned_at: datetime | None = None
 
     def holding(self, num_samples: int) -> int:
         """Return the shortest length of a batch that holds windows of so many samples; the longest, where none does."""

@@ -19,7 +19,7 @@ from service.bench.orders import CHUNK_SECONDS
 from service.bench.sounds import make_clips, read_sounds
 from service.bench.stages import Plan, run_clips_stage, run_streams_stage
 from service.bench.target import OwnServer, Target, TargetError
-from service.capacity import read_measurement
+from service.capacity import read_saved
 from service.errors import InvalidParameter
 from service.settings import Settings
 from tests.support.app_server import AppServer, serving
@@ -137,7 +137,7 @@ def test_the_command_starts_a_service_and_writes_what_it_found(tmp_path: Path) -
     report = json.loads(done.stdout)
     assert report["largest"] is None
     assert report["saved"] is None
-    assert read_measurement(path) is None
+    assert read_saved(path).limit is None
     (stage,) = report["streams"]
     assert stage["server"]["cores"] > 0, "the processes are ours to see"
     assert stage["broken"] == ["lag"]

@@ -14,9 +14,11 @@ from websockets.exceptions import InvalidStatus
 from websockets.frames import Opcode
 from websockets.uri import parse_uri
 
+from service.capacity import write_saved
 from tests.load.account import BROKEN, GOOD, LEFT, LOST, REFUSED, Account
 from tests.load.traffic import RELOAD, Clients
 from tests.support.app_server import AppServer, serving
+from tests.support.measurements import make_measurement
 from tests.support.process import running
 from tests.support.rest import DOG, SPEECH, heard, measure, wav
 from tests.support.runners import FakeRunner, level
@@ -57,6 +59,24 @@ async def test_a_stream_that_the_model_has_no_time_for_is_refused_and_the_others
             assert (await first.closed()).code == 1000
         counted = await asyncio.to_thread(measure, server.url)
         assert counted['sonotag_streams_refused_total{reason="full"}'] == 1
+
+
+async def test_a_measured_limit_takes_nobody_in_for_whom_the_model_has_no_time_now(tmp_path: Path) -> None:
+    """The benchmark had the machine to itself; beside clips and batches the model's own speed is the smaller limit."""
+    path = tmp_path / "capacity.json"
+    write_saved(path, limit=make_measurement(streams=60))
+    with serving(FakeRunner(batch_sizes=(1,), delay_seconds=0.4), max_lag_seconds=60, capacity_file=path) as server:
+        await learn_speed(server)
+        await asyncio.to_thread(until, lambda: not measure(server.url)["sonotag_streams_open{}"])
+        async with Stream(server.url, RAW) as first:
+            await first.until("ready")
+            capacity = (await asyncio.to_thread(httpx.get, server.url + "/v1/capacity")).json()
+            assert (capacity["streams_open"], capacity["streams_limit"]) == (1, 60)
+            assert capacity["streams_limit_from"] == "measured"
+            with pytest.raises(InvalidStatus) as refused:
+                await connect(stream_url(server.url, {**RAW, "hop": 0.1}))
+            assert refused.value.response.status_code == 503
+            assert "SONOTAG_LIVE_SHARE" in refused.value.response.body.decode()
 
 
 async def test_streams_go_before_clips_and_clips_before_a_file() -> None:

@@ -12,10 +12,10 @@ from websockets.exceptions import InvalidStatus
 
 from service import exit_codes
 from service.answers import CapacityAnswer
-from service.capacity import write_measurement
+from service.capacity import write_saved
 from service.client import AsyncClient, Client
 from service.inference.bundle import open_bundle
-from service.inference.providers import count_usable_cores
+from service.machine import count_usable_cores
 from tests.support.app_server import AppServer, serving
 from tests.support.bundles import write_bundle
 from tests.support.measurements import make_measurement
@@ -47,6 +47,8 @@ def test_a_new_service_has_all_its_places_and_no_speed() -> None:
                     "windows_per_second_possible": None,
                     "queue_depth": 0,
                     "queue_limit": 9,
+                    "tuning": "rule",
+                    "tuned_at": None,
                 }
             ],
             "measured": None,
@@ -75,7 +77,7 @@ async def test_it_counts_streams_and_what_waits() -> None:
 
 async def test_the_measured_limit_refuses_the_stream_that_would_be_too_many(tmp_path: Path) -> None:
     path = tmp_path / "capacity.json"
-    write_measurement(path, make_measurement(streams=1))
+    write_saved(path, limit=make_measurement(streams=1))
     with serving(capacity_file=path) as server:
         answer = await asyncio.to_thread(capacity, server)
         assert (answer.streams_limit, answer.streams_limit_from) == (1, "measured")
@@ -101,7 +103,7 @@ def test_two_workers_answer_as_one_and_divide_what_was_measured(tmp_path: Path) 
     path = tmp_path / "capacity.json"
     bundle = write_bundle(tmp_path / "bundle")
     source = open_bundle(bundle).manifest.source
-    write_measurement(path, make_measurement(streams=25, workers=2, model_sha256=source.sha256))
+    write_saved(path, limit=make_measurement(streams=25, workers=2, model_sha256=source.sha256))
     environ = {
         "SONOTAG_WORKERS": "2",
         "SONOTAG_CAPACITY_FILE": str(path),

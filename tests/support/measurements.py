@@ -1,11 +1,12 @@
-"""A measurement of the fake model on this machine."""
+"""Measurements of the fake model on this machine."""
 
 from __future__ import annotations
 
 from datetime import UTC, datetime
 
 from service.capacity import Measurement
-from service.inference.providers import count_usable_cores
+from service.inference.tuning import Tuning
+from service.machine import count_usable_cores
 
 
 def make_measurement(**changes: object) -> Measurement:
@@ -24,3 +25,24 @@ def make_measurement(**changes: object) -> Measurement:
         "measured_at": datetime(2026, 11, 24, 12, tzinfo=UTC),
     }
     return Measurement.model_validate(document | changes)
+
+
+def make_tuning(**conditions: object) -> Tuning:
+    """Return what `sonotag bench --tune` would write of a bundle on two cores, with changes to what it was measured with."""
+    return Tuning.model_validate(
+        {
+            "conditions": {
+                "bundle": "0" * 64,
+                "provider": "cpu",
+                "precision": "auto",
+                "threads": None,
+                "workers": 1,
+                "cores": 2,
+                "processor": "A processor",
+            }
+            | conditions,
+            "way": {"precision": "fp32", "threads": 1, "lanes": 2, "batch_size": 1},
+            "windows_per_second": 90.5,
+            "measured_at": datetime(2026, 11, 23, 12, tzinfo=UTC),
+        }
+    )

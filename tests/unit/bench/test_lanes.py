@@ -9,10 +9,10 @@ import threading
 import numpy as np
 import pytest
 
-from bench.lanes import Lanes, place
 from bench.ours import OwnRunner
 from bench.throughput import EMBEDDED, Course, add_flags, measure_bare, read_course
 from export.signals import Batch
+from service.bench.lanes import Lanes, place
 from service.inference.bundle import Golden
 from service.inference.runner import Int16Array, Int64Array, ModelOutput
 from tests.support.runners import FakeRunner, level

@@ -11,7 +11,6 @@ import pytest
 from service.errors import ProviderError
 from service.inference.providers import (
     choose_provider,
-    count_usable_cores,
     create_session,
     find_obstacle,
     has_byte_products,
@@ -57,10 +56,6 @@ def test_the_choice_is_made_without_a_word_on_stdout_or_stderr() -> None:
 def test_a_session_on_the_cpu_is_on_the_cpu() -> None:
     session = create_session(build_model().SerializeToString(), "cpu", num_threads=1)
     assert session.get_providers() == ["CPUExecutionProvider"]
-
-
-def test_at_least_one_core_can_be_used() -> None:
-    assert count_usable_cores() >= 1
 
 
 @pytest.mark.parametrize(

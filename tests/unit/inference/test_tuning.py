@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+import pytest
+
+from service.inference.tuning import (
+    NEARLY,
+    Conditions,
+    Trial,
+    Tuning,
+    Way,
+    choose_best,
+    choose_by_rule,
+    find_difference,
+    list_ways,
+)
+from tests.support.measurements import make_tuning
+
+RULE = Way("int8", 2, 2, 1)
+
+
+def test_by_rule_a_cpu_runs_one_window_in_each_of_up_to_four_lanes() -> None:
+    assert choose_by_rule("cpu", "int8", 2) == RULE
+    assert choose_by_rule("cpu", "fp32", 1) == Way("fp32", 1, 1, 1)
+    assert choose_by_rule("cpu", "fp32", 16).lanes == 4
+
+
+def test_by_rule_a_gpu_has_batches_of_32_in_two_lanes_and_tensorrt_in_one() -> None:
+    assert choose_by_rule("cuda", "fp16", 16) == Way("fp16", 1, 2, 32)
+    assert choose_by_rule("cuda", "fp16", 16).batch_sizes == (1, 2, 4, 8, 16, 32)
+    assert choose_by_rule("tensorrt", "fp16", 16).lanes == 1
+
+
+@pytest.mark.parametrize("num_threads", [1, 2, 3, 4, 8, 64])
+def test_no_way_but_the_rules_has_more_threads_than_it_may_and_int8_makes_no_batches(num_threads: int) -> None:
+    ways = list_ways("cpu", ("int8", "fp32"), num_threads)
+    assert len(set(ways)) == len(ways)
+    for precision in ("int8", "fp32"):
+        rule = choose_by_rule("cpu", precision, num_threads)
+        assert rule in ways
+        for way in ways:
+            # A run's own thread is one of the session's.
+            assert way.threads - 1 + way.lanes <= num_threads or (way.threads, way.lanes) == (rule.threads, rule.lanes)
+            assert way.precision == "fp32" or way.batch_size == 1
+
+
+def test_on_two_cores_these_ways_are_tried() -> None:
+    assert list_ways("cpu", ("int8",), 2) == (Way("int8", 1, 2, 1), Way("int8", 2, 1, 1), RULE)
+    assert {way.batch_size for way in list_ways("cpu", ("fp32",), 2)} == {1, 2, 4}
+
+
+def test_on_a_gpu_lanes_and_the_largest_batch_are_tried_and_the_cpu_has_one_thread() -> None:
+    ways = list_ways("cuda", ("fp16",), 16)
+    assert {(way.lanes, way.batch_size) for way in ways} == {(lanes, size) for lanes in (1, 2) for size in (8, 16, 32)}
+    assert {way.threads for way in ways} == {1}
+    assert choose_by_rule("cuda", "fp16", 16) in ways
+
+
+def test_the_fastest_is_taken() -> None:
+    trials = [Trial(RULE, 60.0, 0.015), Trial(Way("int8", 1, 2, 1), 90.0, 0.022), Trial(Way("fp32", 2, 2, 1), 50.0, 0.02)]
+    assert choose_best(trials, RULE).way == Way("int8", 1, 2, 1)
+
+
+def test_what_is_faster_by_no_more_than_noise_does_not_replace_the_rules_way() -> None:
+    other = Way("fp32", 1, 2, 4)
+    assert choose_best([Trial(other, 100.0, 0.01), Trial(RULE, 100 * (1 - NEARLY) + 0.1, 0.02)], RULE).way == RULE
+    assert choose_best([Trial(other, 100.0, 0.01), Trial(RULE, 100 * (1 - NEARLY) - 0.1, 0.02)], RULE).way == other
+
+
+def test_of_others_about_as_fast_the_one_that_answers_first_is_taken_then_the_smaller_batch_and_the_fewer_lanes() -> None:
+    slow, quick = Trial(Way("int8", 1, 4, 1), 100.0, 0.03), Trial(Way("int8", 2, 3, 1), 99.0, 0.02)
+    assert choose_best([slow, quick, Trial(RULE, 50.0, 0.01)], RULE) == quick
+    batched, fewer = Trial(Way("fp32", 2, 1, 4), 100.0, 0.02), Trial(Way("fp32", 2, 1, 1), 99.0, 0.02)
+    assert choose_best([batched, Trial(Way("fp32", 2, 3, 1), 99.5, 0.02), fewer], RULE) == fewer
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"bundle": "1" * 64}, "with bundle 000000000000, this is 111111111111"),
+        ({"provider": "cuda"}, "with provider cpu, this is cuda"),
+        ({"precision": "fp32"}, "with precision auto, this is fp32"),
+        ({"threads": 1}, "with threads none, this is 1"),
+        ({"workers": 2}, "with workers 1, this is 2"),
+        ({"cores": 4}, "with cores 2, this is 4"),
+        ({"processor": "Another"}, "with processor A processor, this is Another"),
+        ({"onnxruntime": "0.0.1"}, "this is 0.0.1"),
+    ],
+)
+def test_what_was_measured_of_something_else_says_what_differs(changes: dict[str, object], told: str) -> None:
+    measured = make_tuning().conditions
+    assert find_difference(measured, measured) is None
+    difference = find_difference(measured, Conditions.model_validate(measured.model_dump() | changes))
+    assert difference is not None
+    assert told in difference
+
+
+def test_the_threads_that_a_model_may_use_are_those_that_were_set_or_its_workers_part_of_the_cores() -> None:
+    conditions = make_tuning().conditions
+    for cores, workers, threads, expected in ((8, 2, None, 4), (2, 4, None, 1), (8, 2, 3, 3), (5, 2, None, 2)):
+        here = conditions.model_copy(update={"cores": cores, "workers": workers, "threads": threads})
+        assert here.num_threads == expected
+
+
+def test_a_tuning_is_read_as_it_was_written_and_a_batch_that_is_no_size_is_refused() -> None:
+    tuning = make_tuning()
+    assert Tuning.model_validate_json(tuning.model_dump_json()) == tuning
+    with pytest.raises(ValueError, match="batch_size"):
+        Tuning.model_validate_json(tuning.model_dump_json().replace('"batch_size":1', '"batch_size":3'))
