@@ -22,6 +22,8 @@ from service.capacity import decide_limit, find_machine, load_saved
 from service.decoders.nursery import Nursery
 from service.decoders.pool import DecoderLimits, DecoderPool
 from service.errors import BundleError, InvalidParameter, SettingsError, StartError, Unavailable
+from service.gpu_choice import share_gpu_memory
+from service.gpus import GpuReader
 from service.inference.batcher import Batcher
 from service.inference.catalog import Catalog, open_catalog
 from service.inference.providers import has_nvidia_device
@@ -201,9 +203,16 @@ async def _open_models(services: Services, runner: Runner | None, *, is_first: b
         catalog = Catalog({runner.spec.name: batcher})
     else:
         folders = {bundle.name: bundle.folder for bundle in settings.bundles}
-        tuning, cores = services.saved.tuning, find_machine(settings).cores
+        gpus = await asyncio.to_thread(GpuReader().read) if settings.workers > 1 else ()
         catalog = await asyncio.to_thread(
-            open_catalog, folders, settings, services.metrics, clock=services.clock, tuning=tuning, cores=cores
+            open_catalog,
+            folders,
+            settings,
+            services.metrics,
+            clock=services.clock,
+            tuning=services.saved.tuning,
+            cores=find_machine(settings).cores,
+            gpu_memory_bytes=share_gpu_memory([gpu.total_bytes for gpu in gpus], settings.gpus, settings.workers),
         )
     try:
         for batcher in catalog:

@@ -17,6 +17,7 @@ import pydantic
 from pydantic import Field
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from service.gpu_choice import count_workers
 from service.machine import Machine
 from service.postprocess.event_config import EventConfig
 
@@ -390,7 +391,7 @@ class Settings(BaseSettings):
     def _give_each_gpu_a_worker(cls, data: Any) -> Any:
         if isinstance(data, dict) and "workers" not in data and data.get("gpus"):
             gpus = _split_commas(data["gpus"])
-            return data | {"workers": len(gpus) if isinstance(gpus, tuple | list) else 1}
+            return data | {"workers": count_workers(gpus if isinstance(gpus, tuple | list) else ())}
         return data
 
     @pydantic.field_validator("gpus")

@@ -160,6 +160,7 @@ def open_catalog(
     clock: Callable[[], float] = time.monotonic,
     tuning: Tuning | None = None,
     cores: int | None = None,
+    gpu_memory_bytes: int | None = None,
 ) -> Catalog:
     """Open bundles, load and prove their models. Takes seconds: call it in a thread, then `Catalog.start` on the loop.
 
@@ -170,6 +171,7 @@ def open_catalog(
         clock: Seconds, rising; deadlines are on it.
         tuning: What was measured here; it holds for the model of which it was measured.
         cores: That all workers share; None for those this process may use.
+        gpu_memory_bytes: What this worker may hold of its GPU's memory, for all models; None for whatever there is.
 
     Raises:
         BundleError: A bundle is incomplete, altered, wrong, or lacks the precision; or there is none.
@@ -182,8 +184,15 @@ def open_catalog(
             bundle = open_bundle(folder)
             here = describe_conditions(bundle, provider, settings, cores or count_usable_cores())
             way, tuned_at = _choose_way(bundle, name, here, tuning)
-            cache = settings.tensorrt_cache
-            runner = OnnxRunner.open(bundle, name=name, provider=provider, tensorrt_cache=cache, way=way, tuned_at=tuned_at)
+            runner = OnnxRunner.open(
+                bundle,
+                name=name,
+                provider=provider,
+                tensorrt_cache=settings.tensorrt_cache,
+                way=way,
+                tuned_at=tuned_at,
+                gpu_memory_bytes=None if gpu_memory_bytes is None else gpu_memory_bytes // len(bundles),
+            )
             runners.append(runner)
     except BaseException:
         for runner in runners:

@@ -81,6 +81,7 @@ class OnnxRunner:
         tensorrt_cache: Path | None = None,
         way: Way | None = None,
         tuned_at: datetime | None = None,
+        gpu_memory_bytes: int | None = None,
     ) -> Self:
         """Load a bundle's model, warm it up and check what it computes here. Takes seconds: call it in a thread.
 
@@ -93,6 +94,7 @@ class OnnxRunner:
             tensorrt_cache: Where TensorRT's engines are kept; None for the user's cache.
             way: How to run, in place of ``precision`` and ``num_threads``; None for the rule's.
             tuned_at: When that was measured; None where it was not.
+            gpu_memory_bytes: What its sessions may hold of the GPU's memory; None for whatever there is.
 
         Raises:
             ProviderError: The provider cannot be had.
@@ -104,11 +106,19 @@ class OnnxRunner:
         runs = way or choose_by_rule(chosen, held, num_threads or count_usable_cores())
         started = time.perf_counter()
 
+        # Each lane's session has an arena of its own, and until they are prepared there is one more, which proves the model.
+        arena_bytes = None if gpu_memory_bytes is None else gpu_memory_bytes // (runs.lanes + 1)
         options = _engine_options(bundle, held, tensorrt_cache) if chosen == "tensorrt" else None
 
         def make_session(cuda_graphs: bool) -> onnxruntime.InferenceSession:
             path = str(bundle.model_path(held))
-            return create_session(path, chosen, num_threads=runs.threads, cuda_graphs=cuda_graphs, engine_options=options)
+            return create_session(
+                *(path, chosen),
+                num_threads=runs.threads,
+                cuda_graphs=cuda_graphs,
+                engine_options=options,
+                arena_bytes=arena_bytes,
+            )
 
         try:
             with GUARD.running():

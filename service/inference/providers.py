@@ -97,6 +97,7 @@ def create_session(
     num_threads: int,
     cuda_graphs: bool = False,
     engine_options: Mapping[str, str] | None = None,
+    arena_bytes: int | None = None,
 ) -> onnxruntime.InferenceSession:
     """Make a session with the options that serve best. It may have fallen back to the CPU: ask its `get_providers`.
 
@@ -107,6 +108,7 @@ def create_session(
         cuda_graphs: Whether runs may be captured as CUDA graphs (`service.inference.cuda_lanes`); those of one session then
             share a stream, and a run that names no graph must say so (`service.inference.bound_run.NO_GRAPH`).
         engine_options: TensorRT's, see `service.inference.tensorrt`.
+        arena_bytes: GPU memory that it may hold; None for whatever there is.
 
     Raises:
         Exception: onnxruntime cannot load the model, or CUDA fails otherwise than by missing libraries.
@@ -120,12 +122,22 @@ def create_session(
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     providers: list[str | tuple[str, dict[str, str]]] = [CPU]
     if provider != "cpu":
-        providers.insert(0, (CUDA, CUDA_OPTIONS | ({"enable_cuda_graph": "1"} if cuda_graphs else {})))
+        providers.insert(0, (CUDA, cuda_options(cuda_graphs=cuda_graphs, arena_bytes=arena_bytes)))
     if provider == "tensorrt":
         providers.insert(0, (TENSORRT, dict(engine_options or {})))
     with _quiet():
         # Without enable_fallback=False a failing provider prints to stdout and is replaced.
         return onnxruntime.InferenceSession(model, options, providers=providers, enable_fallback=False)
+
+
+def cuda_options(*, cuda_graphs: bool, arena_bytes: int | None) -> dict[str, str]:
+    """Return the options of CUDA for a session; see `create_session`."""
+    options = dict(CUDA_OPTIONS)
+    if cuda_graphs:
+        options["enable_cuda_graph"] = "1"
+    if arena_bytes is not None:
+        options["gpu_mem_limit"] = str(arena_bytes)
+    return options
 
 
 def has_byte_products(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from service.errors import SettingsError
-from service.gpu_choice import check_gpus, choose_gpu
+from service.gpu_choice import check_gpus, choose_gpu, count_workers, share_gpu_memory
 from service.gpus import GpuReader, GpuReading
 from service.inference.providers import has_nvidia_device
 from tests.support.nvml import FakeGpu, FakeNvml
@@ -83,3 +83,26 @@ def test_a_gpu_without_a_worker_is_refused() -> None:
     with pytest.raises(SettingsError, match="2 GPUs and 1 workers"):
         check_gpus({}, (0, 1), 1, 2)
     check_gpus({}, (), 1, None)
+
+
+def test_a_gpu_has_one_worker_and_a_machine_without_one_too() -> None:
+    assert [count_workers(gpus) for gpus in ((), (3,), (0, 2))] == [1, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("totals", "gpus", "num_workers", "expected"),
+    [
+        ((80 * GIB,), (), 1, None),
+        ((80 * GIB, 80 * GIB), (0, 1), 2, None),
+        ((80 * GIB,), (), 4, 18 * GIB),
+        ((80 * GIB, 80 * GIB), (0, 1), 8, 18 * GIB),
+        ((80 * GIB, 80 * GIB), (0, 1), 3, 36 * GIB),
+        ((80 * GIB, 40 * GIB), (0, 1), 4, 18 * GIB),
+        ((None,), (), 4, None),
+        ((), (), 4, None),
+    ],
+)
+def test_workers_that_share_a_gpu_divide_its_memory(
+    totals: tuple[int | None, ...], gpus: tuple[int, ...], num_workers: int, expected: int | None
+) -> None:
+    assert share_gpu_memory(totals, gpus, num_workers) == expected

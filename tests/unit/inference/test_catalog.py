@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -11,11 +12,14 @@ import pytest
 
 from service.errors import BundleError, Draining, NotFound
 from service.inference.batcher import Batcher
-from service.inference.catalog import Catalog, open_catalog
+from service.inference.bundle import open_bundle
+from service.inference.catalog import Catalog, describe_conditions, open_catalog
 from service.inference.policy import Priority
+from service.logs import TextFormatter
 from service.observer import NullObserver
 from service.settings import Settings
 from tests.support.bundles import LABELS, NUM_SAMPLES, write_bundle
+from tests.support.measurements import make_tuning
 from tests.support.runners import FakeRunner, level
 
 
@@ -89,6 +93,27 @@ async def test_bundles_are_served_under_the_names_they_were_given(tmp_path: Path
     answer = await catalog.get("quiet").submit(np.full(NUM_SAMPLES, 99, np.int16), priority=Priority.BULK)
     assert answer.scores.sum() == pytest.approx(1, abs=1e-5)
     await catalog.stop()
+
+
+@pytest.mark.parametrize(("cores", "workers", "num_lanes"), [(8, 4, 2), (8, 2, 4), (2, 4, 1), (3, 1, 3)])
+def test_workers_divide_the_cores_between_their_models(cores: int, workers: int, num_lanes: int, tmp_path: Path) -> None:
+    catalog = open_catalog({"a": write_bundle(tmp_path / "a")}, Engine(workers=workers), NullObserver(), cores=cores)
+    assert (catalog.get("a").spec.num_lanes, catalog.get("a").spec.tuned_at) == (num_lanes, None)
+    catalog.abandon()
+
+
+def test_a_tuning_holds_for_the_model_of_which_it_was_measured(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folders = {"a": write_bundle(tmp_path / "a"), "b": write_bundle(tmp_path / "b", activation="softmax")}
+    engine = Engine(workers=1)
+    conditions = describe_conditions(open_bundle(folders["b"]), "cpu", engine, cores=2)
+    tuning = make_tuning(**conditions.model_dump())
+    with caplog.at_level(logging.INFO):
+        catalog = open_catalog(folders, engine, NullObserver(), tuning=tuning, cores=2)
+    assert [batcher.spec.tuned_at for batcher in catalog] == [None, tuning.measured_at]
+    lines = [TextFormatter().format(record) for record in caplog.records]
+    assert any("the measured tuning is not used" in line and "it was measured with bundle" in line for line in lines)
+    assert any("1 CPU thread(s), 2 lane(s)" in line and "measured by sonotag bench on 2026-11-23" in line for line in lines)
+    catalog.abandon()
 
 
 async def test_a_description_holds_what_a_client_wants_and_no_path(tmp_path: Path) -> None:

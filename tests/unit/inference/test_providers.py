@@ -10,8 +10,10 @@ import pytest
 
 from service.errors import ProviderError
 from service.inference.providers import (
+    CUDA_OPTIONS,
     choose_provider,
     create_session,
+    cuda_options,
     find_obstacle,
     has_byte_products,
     has_nvidia_device,
@@ -71,6 +73,14 @@ def test_a_session_on_the_cpu_is_on_the_cpu() -> None:
 def test_a_cpu_says_whether_it_has_products_of_bytes(text: str, expected: bool, tmp_path: Path) -> None:
     (tmp_path / "cpuinfo").write_text(text)
     assert has_byte_products(tmp_path / "cpuinfo") is expected
+
+
+def test_a_session_on_a_gpu_has_its_part_of_the_memory_and_no_limit_where_none_is_given() -> None:
+    assert cuda_options(cuda_graphs=False, arena_bytes=None) == CUDA_OPTIONS
+    assert cuda_options(cuda_graphs=True, arena_bytes=2**31) == CUDA_OPTIONS | {
+        "enable_cuda_graph": "1",
+        "gpu_mem_limit": "2147483648",
+    }
 
 
 def test_where_the_cpu_cannot_be_asked_its_kind_decides(tmp_path: Path) -> None:
