@@ -28,7 +28,16 @@ STREAM_COLUMNS = (
     "objective",
 )
 CLIP_COLUMNS = ("clients", "clips/s", "p50", "p99", "windows/s", "batch", "refused", "service cores", "generator cores")
-TUNING_COLUMNS = ("precision", "CPU threads", "lanes", "batch", "windows/s, all lanes", "ms a window alone", "")
+TUNING_COLUMNS = (
+    "precision",
+    "CPU threads",
+    "lanes",
+    "batch",
+    "windows/s, all lanes",
+    "slow to fast rounds",
+    "ms a window alone",
+    "",
+)
 
 
 def summarize(report: ServiceReport) -> list[str]:
@@ -115,7 +124,7 @@ def _way_row(report: TuningReport, trial: Trial) -> tuple[str, ...]:
     marks = {"best": report.tuning.way, "rule": report.rule}
     return (
         *(way.precision, str(way.threads), str(way.lanes), str(way.batch_size)),
-        *(f"{trial.windows_per_second:.1f}", f"{1000 * trial.seconds_alone:.1f}"),
+        *(f"{trial.windows_per_second:.1f}", "{:.1f} to {:.1f}".format(*trial.spread), f"{1000 * trial.seconds_alone:.1f}"),
         ", ".join(mark for mark, marked in marks.items() if marked == way),
     )
 

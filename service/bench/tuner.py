@@ -151,9 +151,7 @@ def _measure(
             times.append(1 / run(session, 1, 1))
         for way in (*ways[first:], *ways[:first]):
             speeds[way].append(run((way.precision, way.threads), way.batch_size, way.lanes))
-    return tuple(
-        Trial(way, statistics.median(speeds[way]), statistics.median(alone[way.precision, way.threads])) for way in ways
-    )
+    return tuple(Trial(way, tuple(speeds[way]), statistics.median(alone[way.precision, way.threads])) for way in ways)
 
 
 def run_busily(lanes: Lanes, waveform: np.ndarray, lengths: np.ndarray, num_lanes: int, seconds: float) -> float:

@@ -8,6 +8,7 @@ measuring is done in `service.bench.tuner`.
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Final, Literal
@@ -26,7 +27,7 @@ MAX_CPU_LANES: Final = 4
 MAX_TUNED_LANES: Final = 16
 """The same, where they are measured."""
 NEARLY: Final = 0.03
-"""Of the fastest way's speed: what is less far below it differs by noise."""
+"""Of a speed: what differs by less is as fast."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,13 +110,24 @@ class Trial:
 
     Attributes:
         way: It.
-        windows_per_second: With all its lanes busy.
+        speeds: Windows a second with all its lanes busy, of each round.
         seconds_alone: Of a run of one window with nothing beside it.
     """
 
     way: Way
-    windows_per_second: float
+    speeds: tuple[float, ...]
     seconds_alone: float
+
+    @property
+    def windows_per_second(self) -> float:
+        """The median."""
+        return statistics.median(self.speeds)
+
+    @property
+    def spread(self) -> tuple[float, float]:
+        """The slowest and the fastest round; where there are three or more, without the one outlier on each side."""
+        ordered = sorted(self.speeds)
+        return (ordered[1], ordered[-2]) if len(ordered) > 2 else (ordered[0], ordered[-1])
 
 
 def choose_by_rule(provider: Provider, precision: Precision, num_threads: int) -> Way:
@@ -160,17 +172,21 @@ def list_ways(provider: Literal["cpu", "cuda"], precisions: Sequence[Precision],
 
 
 def choose_best(trials: Sequence[Trial], rule: Way) -> Trial:
-    """Return the best: of those that are about as fast as the fastest the rule's, else the one that answers a window first.
+    """Return the rule's way, unless others are faster beyond doubt: then of the fastest ones that which answers a window first.
 
-    So noise changes nothing, least of all the precision, and with it the scores. Where two answer alike, as those of one
-    session do, it is the smaller batch and then the fewer lanes: nobody waits for others, and less memory is used.
+    Beyond doubt is a way whose slow rounds beat the rule's fast ones. On a machine with other work, where one round has twice
+    the windows of the next, none is: noise changes nothing, least of all the precision, and with it the scores. Of those that
+    are about as fast, and answer alike as those of one session do, the smaller batch and then the fewer lanes are taken: nobody
+    waits for others, and less memory is used.
 
     Raises:
-        ValueError: There is none.
+        StopIteration: The rule's way was not tried.
     """
-    fastest = max(trial.windows_per_second for trial in trials)
-    near = [trial for trial in trials if trial.windows_per_second >= (1 - NEARLY) * fastest]
-    return min(near, key=lambda trial: (trial.way != rule, trial.seconds_alone, trial.way.batch_size, trial.way.lanes))
+    known = next(trial for trial in trials if trial.way == rule)
+    better = [trial for trial in trials if trial.spread[0] > (1 + NEARLY) * known.spread[1]]
+    fastest = max((trial.windows_per_second for trial in better), default=0.0)
+    near = [trial for trial in better if trial.windows_per_second >= (1 - NEARLY) * fastest]
+    return min(near, key=lambda trial: (trial.seconds_alone, trial.way.batch_size, trial.way.lanes), default=known)
 
 
 def find_difference(measured: Conditions, here: Conditions) -> str | None:

@@ -55,22 +55,37 @@ def test_on_a_gpu_lanes_and_the_largest_batch_are_tried_and_the_cpu_has_one_thre
     assert choose_by_rule("cuda", "fp16", 16) in ways
 
 
+def trial(way: Way, *speeds: float, alone: float = 0.02) -> Trial:
+    return Trial(way, speeds, alone)
+
+
 def test_the_fastest_is_taken() -> None:
-    trials = [Trial(RULE, 60.0, 0.015), Trial(Way("int8", 1, 2, 1), 90.0, 0.022), Trial(Way("fp32", 2, 2, 1), 50.0, 0.02)]
-    assert choose_best(trials, RULE).way == Way("int8", 1, 2, 1)
+    other = Way("int8", 1, 2, 1)
+    trials = [trial(RULE, 60.0, 66.0, 62.0), trial(other, 90.0, 88.0, 91.0), trial(Way("fp32", 2, 2, 1), 50.0, 51.0, 52.0)]
+    assert choose_best(trials, RULE) == trials[1]
+    assert (trials[1].windows_per_second, trials[1].spread) == (90.0, (90.0, 90.0))
+    assert trial(RULE, 5.0, 1.0, 4.0, 2.0, 3.0).spread == (2.0, 4.0)
 
 
 def test_what_is_faster_by_no_more_than_noise_does_not_replace_the_rules_way() -> None:
     other = Way("fp32", 1, 2, 4)
-    assert choose_best([Trial(other, 100.0, 0.01), Trial(RULE, 100 * (1 - NEARLY) + 0.1, 0.02)], RULE).way == RULE
-    assert choose_best([Trial(other, 100.0, 0.01), Trial(RULE, 100 * (1 - NEARLY) - 0.1, 0.02)], RULE).way == other
+    for speed, best in ((100 * (1 + NEARLY) - 0.1, RULE), (100 * (1 + NEARLY) + 0.1, other)):
+        assert choose_best([trial(other, speed, alone=0.01), trial(RULE, 100.0)], RULE).way == best
+
+
+def test_on_a_machine_where_no_round_is_like_the_other_the_rules_way_stays() -> None:
+    noisy = trial(Way("fp32", 1, 2, 2), 113.0, 40.0, 115.0, 30.0, 114.0)
+    assert choose_best([noisy, trial(RULE, 102.0, 35.0, 104.0, 60.0, 50.0)], RULE).way == RULE
+    # One disturbed round of five says nothing.
+    steady = trial(Way("fp32", 1, 2, 2), 113.0, 30.0, 115.0, 112.0, 114.0)
+    assert choose_best([steady, trial(RULE, 90.0, 88.0, 89.0, 120.0, 91.0)], RULE) == steady
 
 
 def test_of_others_about_as_fast_the_one_that_answers_first_is_taken_then_the_smaller_batch_and_the_fewer_lanes() -> None:
-    slow, quick = Trial(Way("int8", 1, 4, 1), 100.0, 0.03), Trial(Way("int8", 2, 3, 1), 99.0, 0.02)
-    assert choose_best([slow, quick, Trial(RULE, 50.0, 0.01)], RULE) == quick
-    batched, fewer = Trial(Way("fp32", 2, 1, 4), 100.0, 0.02), Trial(Way("fp32", 2, 1, 1), 99.0, 0.02)
-    assert choose_best([batched, Trial(Way("fp32", 2, 3, 1), 99.5, 0.02), fewer], RULE) == fewer
+    slow, quick = trial(Way("int8", 1, 4, 1), 100.0, alone=0.03), trial(Way("int8", 2, 3, 1), 99.0)
+    assert choose_best([slow, quick, trial(RULE, 50.0, alone=0.01)], RULE) == quick
+    batched, more, fewer = (trial(Way("fp32", 2, lanes, size), 100.0) for lanes, size in ((1, 4), (3, 1), (1, 1)))
+    assert choose_best([batched, more, fewer, trial(RULE, 50.0)], RULE) == fewer
 
 
 @pytest.mark.parametrize(
