@@ -8,6 +8,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from service.answers import ErrorAnswer
+from service.api.admission import REFUSALS, SECURITY
 from service.api.schemas import HealthAnswer
 from service.services import Services
 
@@ -30,7 +31,7 @@ async def ready(request: Request) -> HealthAnswer:
     return HealthAnswer(status="ready")
 
 
-@router.get("/metrics", response_class=Response)
+@router.get("/metrics", response_class=Response, dependencies=SECURITY, responses=REFUSALS)
 async def metrics(request: Request) -> Response:
     """What Prometheus scrapes; with several workers, of all of them."""
     services: Services = request.app.state.services

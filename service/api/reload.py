@@ -6,13 +6,13 @@ import pydantic
 from fastapi import APIRouter, Request
 
 from service.answers import ErrorAnswer
-from service.api.admission import SECURITY
+from service.api.admission import REFUSALS, SECURITY
 from service.errors import ReloadFailed
 from service.keeper.reloads import RELOAD_SECONDS
 from service.keeper.topics import RELOAD_MODELS, Nothing
 from service.services import Services
 
-router = APIRouter(tags=["models"], dependencies=SECURITY)
+router = APIRouter(tags=["models"], dependencies=SECURITY, responses=REFUSALS)
 
 
 class ReloadAnswer(pydantic.BaseModel):
@@ -26,14 +26,10 @@ class ReloadAnswer(pydantic.BaseModel):
 @router.post(
     "/v1/models/reload",
     responses={
-        status: {"model": ErrorAnswer, "description": text}
-        for status, text in {
-            401: "No API key or token, or none that is known",
-            403: "The key is not for this, or a page elsewhere asks",
-            409: "The new models cannot be served, or are being loaded already; the old ones serve on",
-            429: "The key's quota is used up; Retry-After says when to try again",
-            503: "Not ready, or draining",
-        }.items()
+        409: {
+            "model": ErrorAnswer,
+            "description": "The new models cannot be served, or are being loaded already; the old ones serve on",
+        }
     },
 )
 async def reload_models(request: Request) -> ReloadAnswer:

@@ -15,7 +15,7 @@ from fastapi.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from service.answers import CapacityAnswer, ClassifyQuery, ClipAnswer, ErrorAnswer, error_body, to_json
-from service.api.admission import SECURITY, caller_of
+from service.api.admission import REFUSALS, SECURITY, caller_of
 from service.api.capacity import make_capacity
 from service.api.error_handlers import note_refusal
 from service.api.lines import answer_lines
@@ -48,7 +48,7 @@ _HUGGING_FACE_FIELDS = (
     *(f"parameters.{name}" for name in HuggingFaceParameters.model_fields),
 )
 
-router = APIRouter(dependencies=SECURITY)
+router = APIRouter(dependencies=SECURITY, responses=REFUSALS)
 
 _AUDIO = {"type": "string", "format": "binary"}
 
@@ -67,16 +67,13 @@ _ERRORS: dict[int | str, dict[str, object]] = {
     status: {"model": ErrorAnswer, "description": text}
     for status, text in {
         400: "A bad parameter, or sound that is broken",
-        401: "No API key or token, or none that is known",
-        403: "The key is not for this, or a page elsewhere asks",
         404: "No such model",
         408: "The body came too slowly",
         413: "Too long or too large",
         415: "Not sound",
         422: "Fewer samples than the model needs, or sound that its decoder could not be done with",
-        429: "The key's quota is used up; Retry-After says when to try again",
         500: "Our own fault",
-        503: "Queue full, too late, draining or not ready; Retry-After says when to try again",
+        503: "Queue full, no room for the body, too late, draining or not ready; Retry-After says when to try again",
     }.items()
 }
 
@@ -233,7 +230,7 @@ async def list_models(request: Request) -> dict[str, object]:
     return {"default": catalog.default, "models": [catalog.describe(name) for name in catalog.names]}
 
 
-@router.get("/v1/capacity", tags=["operation"], responses={503: _ERRORS[503]})
+@router.get("/v1/capacity", tags=["operation"])
 async def get_capacity(request: Request) -> CapacityAnswer:
     """How much there is to do and how much can be taken, over all workers."""
     services = _services(request)

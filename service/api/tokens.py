@@ -11,7 +11,7 @@ from fastapi.responses import Response
 from service.access.keys import Scope
 from service.access.tokens import DEFAULT_TOKEN_SECONDS, MAX_TOKEN_SECONDS
 from service.answers import ErrorAnswer
-from service.api.admission import SECURITY, caller_of
+from service.api.admission import REFUSALS, SECURITY, caller_of
 from service.api.uploads import limit_body
 from service.services import Services
 from service.validation import parameter_error
@@ -41,14 +41,15 @@ class TokenAnswer(pydantic.BaseModel):
 @router.post(
     "/v1/tokens",
     response_model=TokenAnswer,
-    responses={
+    responses=REFUSALS
+    | {
         status: {"model": ErrorAnswer, "description": text}
         for status, text in {
             400: "A bad parameter",
             401: "No API key, or none that is known",
             403: "More than the key is for, or a token in place of a key",
+            408: "The body came too slowly",
             413: "Too large",
-            429: "The key's quota is used up; Retry-After says when to try again",
         }.items()
     },
     openapi_extra={"requestBody": {"content": {"application/json": {"schema": TokenRequest.model_json_schema()}}}},

@@ -24,10 +24,14 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
 from service import exit_codes
+from service.access.guard import NEEDED, Guard
 from service.access.keys import Limits
 from service.app import create_app
 from service.client import Client
 from service.errors import InvalidParameter, MissingScope, SettingsError, Unauthorised
+from service.keeper.client import LocalKeeper
+from service.keeper.keeper import Keeper
+from service.kept_quotas import KeptQuotas
 from service.server import make_config
 from service.settings import Settings
 from service.sockets import listen
@@ -552,9 +556,34 @@ def test_every_answer_tells_browsers_to_be_careful(fake_server: AppServer) -> No
 def test_the_description_says_what_is_asked(fake_server: AppServer) -> None:
     document = httpx.get(fake_server.url + "/openapi.json").json()
     assert document["components"]["securitySchemes"]["HTTPBearer"]["scheme"] == "bearer"
-    operation = document["paths"]["/v1/classify"]["post"]
-    assert operation["security"] == [{"HTTPBearer": []}]
-    assert {"401", "403", "429"} <= operation["responses"].keys()
+    guard = Guard(fake_server.settings, KeptQuotas(LocalKeeper(Keeper(fake_server.settings))))
+    operations = {path: operation for path, methods in document["paths"].items() for operation in methods.values()}
+    assert {"/v1/classify", "/v1/models/{name}", "/v1/labels", "/v1/capacity", "/v1/tokens", "/metrics"} <= operations.keys()
+    for path, operation in operations.items():
+        is_public = guard.is_public(path)
+        assert operation.get("security") == (None if is_public else [{"HTTPBearer": []}]), path
+        assert is_public or {"401", "403", "429", "503"} <= operation["responses"].keys(), path
+
+
+def test_every_call_that_needs_a_key_answers_who_may_not_with_what_its_description_says(tmp_path: Path) -> None:
+    path = tmp_path / "keys.json"
+    key = bearer(add_key(path, "once", "classify", limits=Limits(requests_per_minute=1)))
+    with serving(api_keys_file=str(path)) as server:
+        assert httpx.get(server.url + "/v1/models", headers=key).status_code == 200
+        for target, methods in httpx.get(server.url + "/openapi.json").json()["paths"].items():
+            for method, operation in methods.items():
+                if "security" not in operation:
+                    continue
+                url = server.url + target.replace("{name}", "fake")
+                origin = {"Origin": "https://elsewhere.example"}
+                wanted = [(401, {}), (403, key | origin), (403 if NEEDED.get(target, "classify") != "classify" else 429, key)]
+                for status, headers in wanted:
+                    answer = httpx.request(method, url, headers=headers)
+                    expect_error(answer, status, answer.json()["error"]["code"])
+                    assert operation["responses"][str(status)]["content"]["application/json"]["schema"] == {
+                        "$ref": "#/components/schemas/ErrorAnswer"
+                    }
+                    assert ("retry-after" in answer.headers) == (status == 429)
 
 
 @pytest.fixture(scope="module")
