@@ -18,6 +18,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from service.api.error_handlers import error_response
 from service.api.uploads import MIN_BYTES_PER_SECOND
 from service.errors import RequestTimeout
+from service.lingering import LingeringTransport
 from service.logs import log_event, log_refusal
 
 logger = logging.getLogger(__name__)
@@ -35,6 +36,7 @@ class TimedConnection(H11Protocol):
     head_seconds: ClassVar[float]
     send_seconds: ClassVar[float]
 
+    transport: LingeringTransport
     _head_timer: asyncio.TimerHandle | None = None
     _send_timer: asyncio.TimerHandle | None = None
     _num_unsent_bytes = 0
@@ -42,11 +44,18 @@ class TimedConnection(H11Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """See asyncio."""
-        super().connection_made(transport)
+        super().connection_made(LingeringTransport(transport, lambda: self.conn.their_state is h11.SEND_BODY))
         self._watch()
+
+    def handle_websocket_upgrade(self, event: h11.Request) -> None:
+        """See uvicorn: the connection is no longer one of HTTP."""
+        self.transport = self.transport.real  # type: ignore[assignment]
+        super().handle_websocket_upgrade(event)
 
     def data_received(self, data: bytes) -> None:
         """See asyncio."""
+        if self.transport.is_lingering:
+            return
         self._has_begun = True
         super().data_received(data)
         self._watch()
@@ -72,7 +81,14 @@ class TimedConnection(H11Protocol):
         self._has_begun = False
         super().on_response_complete()
         if self.conn.their_state is h11.SEND_BODY:
+            self.flow.resume_reading()
             self._watch()
+
+    def shutdown(self) -> None:
+        """See uvicorn: what has its answer is not waited for."""
+        super().shutdown()
+        if self.transport.is_lingering:
+            self.transport.close()
 
     def _watch(self) -> None:
         """Run the timer while a head is not whole, or a body goes on after its answer."""
@@ -109,7 +125,7 @@ class TimedConnection(H11Protocol):
 
     def _give_up(self) -> None:
         self._head_timer = None
-        if self.transport.is_closing():
+        if self.transport.real.is_closing():
             return
         if self.conn.their_state is h11.IDLE and self.conn.our_state is h11.IDLE and self._has_begun:
             self._refuse()

@@ -33,19 +33,20 @@ class AudioMeter:
         self._turn = asyncio.Lock()
 
     async def require(self, seconds: float) -> None:
-        """See `Meter`."""
+        """See `Meter`. No more than that is set aside: it may be long until it is used, and others of the same key come."""
         async with self._turn:
-            await self._require(seconds)
+            await self._require(seconds, 0.0)
 
     async def take(self, seconds: float) -> None:
         """See `Meter`."""
         async with self._turn:
-            await self._require(seconds)
+            await self._require(seconds, BLOCK_SECONDS)
             self._left -= seconds
 
-    async def _require(self, seconds: float) -> None:
+    async def _require(self, seconds: float, block_seconds: float) -> None:
         if (lacking := seconds - self._left) > SLACK_SECONDS:
-            self._left += await self._quotas.reserve_audio(self._key, self._limits, max(lacking, BLOCK_SECONDS), lacking)
+            wanted = max(lacking, block_seconds)
+            self._left += await self._quotas.reserve_audio(self._key, self._limits, wanted, lacking)
 
     async def close(self) -> None:
         """Give back what was not used."""

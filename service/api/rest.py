@@ -28,9 +28,11 @@ from service.api.schemas import (
     LabelsAnswer,
 )
 from service.api.uploads import FILE_FIELD, open_clips, until_disconnect
-from service.clips import answer_clip, make_plan, open_clip
+from service.clips import LEAST_SECONDS, answer_clip, make_plan, open_clip
 from service.errors import BodyTooLarge, InvalidParameter, ServiceError
+from service.inference.batcher import Batcher
 from service.inference.policy import Priority
+from service.meter import Meter
 from service.services import Services
 from service.tagger import MAX_PLACES, Timing
 from service.validation import parameter_error
@@ -115,6 +117,35 @@ def _batch_to_json(results: list[ClipAnswer | ErrorAnswer]) -> bytes:
 
 
 @asynccontextmanager
+async def _door(
+    request: Request, services: Services, batcher: Batcher, *, num_places: int | None = None
+) -> AsyncIterator[Meter]:
+    """Refuse what cannot be taken now before its body is read, and yield what counts its sound.
+
+    Nothing is held while the body comes, which may take hours: slow clients would have all places and do nothing with them.
+    So what is let in asks once more when its body is there, and may be refused then.
+
+    Args:
+        request: The request.
+        services: The services.
+        batcher: The model.
+        num_places: How many places of the queue it will have, as bulk, and its clips wait for decoders however long the line
+            is; None for one clip of any length.
+
+    Raises:
+        QuotaExceeded: The caller has no sound left.
+        QueueFull: There is no decoder or no place in the queue, and none in the line before it.
+    """
+    async with services.guard.metering(caller_of(request)) as meter:
+        await meter.require(LEAST_SECONDS)
+    if num_places is None:
+        services.decoders.check_line()
+    batcher.reserve(num_places or 1, Priority.CLIP if num_places is None else Priority.BULK).release()
+    async with services.guard.metering(caller_of(request)) as meter:
+        yield meter
+
+
+@asynccontextmanager
 async def _only_clip(request: Request, services: Services) -> AsyncIterator[IO[bytes]]:
     async with open_clips(request, services.settings, max_files=1) as [file]:
         yield file
@@ -129,10 +160,10 @@ async def classify(request: Request, query: Annotated[ClassifyQuery, Query()]) -
         stack.enter_context(services.catalog.users.joined())
         batcher = services.catalog.get(query.model)
         plan = make_plan(batcher.spec, query, services.settings.events)
-        meter = await stack.enter_async_context(services.guard.metering(caller_of(request)))
+        meter = await stack.enter_async_context(_door(request, services, batcher))
         file = await stack.enter_async_context(_only_clip(request, services))
         opening = open_clip(services, batcher, file, plan, query.channel, meter=meter)
-        clip = await stack.enter_async_context(opening)
+        clip = await until_disconnect(request, stack.enter_async_context(opening))
         if NDJSON in request.headers.get("accept", ""):
             first = await until_disconnect(request, anext(clip.windows))
             lines = answer_lines(services, clip, first, lambda error: note_refusal(request.scope, error.code))
@@ -151,11 +182,11 @@ async def classify_batch(request: Request, query: Annotated[ClassifyQuery, Query
     with services.lifecycle.admit(), services.catalog.users.joined():
         batcher = services.catalog.get(query.model)
         plan = make_plan(batcher.spec, query, services.settings.events)
+        places = min(MAX_PLACES, batcher.max_places(Priority.BULK))
         async with (
-            services.guard.metering(caller_of(request)) as meter,
+            _door(request, services, batcher, num_places=places) as meter,
             open_clips(request, services.settings) as files,
         ):
-            places = min(MAX_PLACES, batcher.max_places(Priority.BULK))
             with batcher.reserve(places, Priority.BULK) as reservation:
                 turn = asyncio.Semaphore(BATCH_CONCURRENCY)
 
@@ -191,14 +222,15 @@ async def classify_for_hugging_face(request: Request) -> Response:
         stack.enter_context(services.lifecycle.admit())
         stack.enter_context(services.catalog.users.joined())
         batcher = services.catalog.get(None)
-        meter = await stack.enter_async_context(services.guard.metering(caller_of(request)))
+        meter = await stack.enter_async_context(_door(request, services, batcher))
         file = await stack.enter_async_context(_only_clip(request, services))
         file, asked = await services.run(lambda: _read_hugging_face(file))
         parameters = asked.parameters if asked else None
         top_k = (parameters and parameters.top_k) or HUGGING_FACE_TOP_K
         function = parameters.function_to_apply if parameters else None
         plan = make_plan(batcher.spec, ClassifyQuery(top_k=top_k), services.settings.events, function)
-        clip = await stack.enter_async_context(open_clip(services, batcher, file, plan, None, meter=meter))
+        opening = open_clip(services, batcher, file, plan, None, meter=meter)
+        clip = await until_disconnect(request, stack.enter_async_context(opening))
         answer = await until_disconnect(request, answer_clip(services, clip, timeline=False))
         items = [HuggingFaceItem(label=tag.label, score=tag.score) for tag in answer.tags]
         body = pydantic.TypeAdapter(list[HuggingFaceItem]).dump_json(items)

@@ -60,6 +60,14 @@ class Decoders(Protocol):
         """
         ...
 
+    def check_line(self) -> None:
+        """Refuse a file that would be refused its turn if it asked now.
+
+        Raises:
+            QueueFull: The line is too long.
+        """
+        ...
+
     def turn(self, *, is_patient: bool = False) -> AbstractAsyncContextManager[None]:
         """Wait for a turn to decode a file, and hold it for as long as the context is open.
 
@@ -97,6 +105,9 @@ class LocalDecoders:
 
     def start(self) -> None:
         """See `Decoders`."""
+
+    def check_line(self) -> None:
+        """See `Decoders`. There is none."""
 
     def turn(self, *, is_patient: bool = False) -> AbstractAsyncContextManager[None]:
         """See `Decoders`. There is always one."""

@@ -98,15 +98,20 @@ class DecoderPool:
             await asyncio.sleep(TRIM_SECONDS)
             self.trim()
 
+    def check_line(self) -> None:
+        """See `Decoders`."""
+        max_files = self._limits.max_files
+        if self._turns.locked() and self._num_waiting >= max_files:
+            raise QueueFull(
+                f"{max_files} files are being decoded and as many wait (SONOTAG_MAX_DECODERS)", retry_after_s=_RETRY_SECONDS
+            )
+
     @asynccontextmanager
     async def turn(self, *, is_patient: bool = False) -> AsyncIterator[None]:
         """See `Decoders`."""
         limits = self._limits
-        if not is_patient and self._turns.locked() and self._num_waiting >= limits.max_files:
-            raise QueueFull(
-                f"{limits.max_files} files are being decoded and as many wait (SONOTAG_MAX_DECODERS)",
-                retry_after_s=_RETRY_SECONDS,
-            )
+        if not is_patient:
+            self.check_line()
         self._num_waiting += 1
         try:
             async with asyncio.timeout(limits.wait_seconds):

@@ -8,6 +8,7 @@ import socket
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -104,6 +105,70 @@ def test_a_client_that_leaves_while_it_sends_costs_the_model_nothing() -> None:
         until(lambda: answered(server, 499) == 1)
         assert not server.lifecycle.num_active
         assert windows_scored(server) == 0
+
+
+@pytest.mark.parametrize("path", ["/v1/classify", "/v1/classify/batch", "/compat/huggingface"])
+def test_a_client_that_leaves_while_it_waits_for_a_decoder_leaves_the_line_and_costs_none(path: str) -> None:
+    with serving(FakeRunner(batch_sizes=(1,)), max_decoders=1) as server, ThreadPoolExecutor() as pool:
+        server.runner.hold()
+        first = in_background(pool, server, TEN)
+        other = "/compat/huggingface" if path == "/v1/classify" else "/v1/classify"
+        for turn in range(1, 4):
+            with connect(server, TEN, path=path):
+                until(lambda: is_line_full(server, other))
+            until(lambda turn=turn: answered(server, 499, path) == turn)
+            assert not is_line_full(server, other)
+        until(lambda: server.lifecycle.num_active == 1)
+        last = pool.submit(post, server, ONE)
+        until(lambda: is_line_full(server, other))
+        server.runner.release()
+        assert first.result().status_code == 200
+        assert last.result().status_code == 200
+        received = measure(server.url)['sonotag_audio_received_seconds_total{source="clip"}']
+        assert received == 11, "of the clips whose clients left nothing was decoded"
+
+
+@pytest.mark.parametrize("path", ["/v1/classify", "/v1/classify/batch", "/compat/huggingface"])
+def test_a_clip_for_which_the_queue_has_no_place_is_503_before_its_body_is_sent(path: str) -> None:
+    with serving(FakeRunner(batch_sizes=(1,)), max_queue_windows=2) as server, ThreadPoolExecutor() as pool:
+        assert knock(server, path).startswith(b"HTTP/1.1 100 ")
+        server.runner.hold()
+        first = in_background(pool, server, TEN)
+        head, body = knock(server, path).split(b"\r\n\r\n", 1)
+        assert head.startswith(b"HTTP/1.1 503 ")  # and not 100 Continue
+        assert b"retry-after: " in head
+        assert "SONOTAG_MAX_QUEUE_WINDOWS is 2" in expect_error_body(json.loads(body)["error"], "queue_full")
+        server.runner.release()
+        assert first.result().status_code == 200
+        assert knock(server, path).startswith(b"HTTP/1.1 100 ")
+
+
+@pytest.mark.parametrize("path", ["/v1/classify", "/v1/classify/batch", "/compat/huggingface"])
+def test_clients_that_send_slowly_or_never_hold_no_place_of_others(path: str) -> None:
+    with (
+        serving(FakeRunner(batch_sizes=(1,)), max_queue_windows=2, max_decoders=1) as server,
+        ExitStack() as stack,
+    ):
+        for _ in range(5):
+            stack.enter_context(connect(server, TEN, path=path, missing=1))
+        until(lambda: server.lifecycle.num_active == 5)
+        assert post(server, TEN).status_code == 200
+        assert post(server, TEN, "/v1/classify/batch").json()["results"][0]["duration"] == 10
+
+
+def is_line_full(server: AppServer, path: str) -> bool:
+    """Return whether a clip is refused a decoder because another one waits already; one that is let in leaves."""
+    return knock(server, path).startswith(b"HTTP/1.1 503 ")
+
+
+def knock(server: AppServer, path: str, length: int = 1000, **headers: str) -> bytes:
+    """Send the head of a request alone; return the answer, or that its body is wanted."""
+    address = urlsplit(server.url)
+    fields = {"Host": "localhost", "Expect": "100-continue", "Content-Length": str(length)} | headers
+    head = f"POST {path} HTTP/1.1\r\n" + "".join(f"{name}: {value}\r\n" for name, value in fields.items())
+    with socket.create_connection((address.hostname, address.port), timeout=30) as connection:
+        connection.sendall(head.encode() + b"\r\n")
+        return connection.recv(65_536)
 
 
 def test_a_full_queue_is_503_at_once_and_says_when_to_come_again() -> None:
