@@ -40,6 +40,7 @@ from service.reloading import Reloading
 from service.services import ServedModels, Services
 from service.settings import Settings
 from service.speed import watch_speed
+from service.spool import Spool
 from service.stream_parking import StreamParking
 from service.tracing import Tracer
 
@@ -90,6 +91,7 @@ def create_app(
         executor=executor,
         decoders=decoders,
         keeper=keeper,
+        spool=Spool(keeper),
     )
     if settings.resume_seconds > 0:
         services.parking = StreamParking(keeper, settings.resume_seconds)

@@ -88,7 +88,7 @@ class TimedConnection(H11Protocol):
         """See uvicorn: what has its answer is not waited for."""
         super().shutdown()
         if self.transport.is_lingering:
-            self.transport.close()
+            self.transport.close_now()
 
     def _watch(self) -> None:
         """Run the timer while a head is not whole, or a body goes on after its answer."""
@@ -129,7 +129,7 @@ class TimedConnection(H11Protocol):
             return
         if self.conn.their_state is h11.IDLE and self.conn.our_state is h11.IDLE and self._has_begun:
             self._refuse()
-        self.transport.close()
+        self.transport.close_now()
 
     def _refuse(self) -> None:
         answer = error_response(

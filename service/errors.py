@@ -267,7 +267,7 @@ class QueueFull(Unavailable):
 
 
 class NoRoom(Unavailable):
-    """The machine has no room for the body: its disk is full or read-only, or it has no descriptors left."""
+    """There is no room for the body: the disk is full or read-only, other bodies have all of it, or no descriptors are left."""
 
     code = "no_room"
 

@@ -22,7 +22,7 @@ class LingeringTransport(asyncio.Transport):
 
     Attributes:
         real: As given.
-        is_lingering: Whether it was closed and still takes in what comes; a second `close` ends that.
+        is_lingering: Whether it was closed and still takes in what comes; a second `close`, or `close_now`, ends that.
     """
 
     def __init__(self, transport: asyncio.Transport, is_sending: Callable[[], bool]) -> None:
@@ -34,12 +34,16 @@ class LingeringTransport(asyncio.Transport):
     def close(self) -> None:
         """See asyncio; at once only where nothing comes any more, or the second time."""
         if self.is_lingering or self.real.is_closing() or not self._is_sending():
-            self.is_lingering = False
-            self.real.close()
+            self.close_now()
             return
         self.is_lingering = True
         if self.real.can_write_eof():  # TLS cannot
             self.real.write_eof()
+
+    def close_now(self) -> None:
+        """Close it whatever the client does."""
+        self.is_lingering = False
+        self.real.close()
 
     def is_closing(self) -> bool:
         """See asyncio."""

@@ -13,6 +13,7 @@ from service.inference.catalog import Catalog
 from service.keeper.client import KeeperClient
 from service.lifecycle import Lifecycle
 from service.metrics import Metrics
+from service.spool import Spool
 from service.stream_parking import StreamParking
 
 
@@ -25,7 +26,10 @@ class Services(Engine):
         lifecycle: Admits requests and streams, and drains.
         metrics: Watches.
         keeper: Knows what holds for the whole service; see `service.keeper`.
+<<<<<<< HEAD
         saved: What was measured on this machine; read before the models are loaded.
+=======
+        spool: Gives bodies their room on disk.
         stream_limit: How many there may be in the whole service, and who says so; decided when the models are loaded.
         retiring: Catalogs that were replaced and are still used.
         parking: Keeps the streams whose connection broke; None where that is not wanted.
@@ -35,6 +39,7 @@ class Services(Engine):
     lifecycle: Lifecycle
     metrics: Metrics
     keeper: KeeperClient
+    spool: Spool
     saved: SavedCapacity = field(default_factory=SavedCapacity)
     stream_limit: StreamLimit = DEFAULT_LIMIT
     retiring: list[Catalog] = field(default_factory=list)

@@ -172,6 +172,15 @@ class Settings(BaseSettings):
         le=2**40,
         description="Largest body that REST takes. 2 GiB hold two hours of 16-bit stereo at 48 kHz (1.3 GiB).",
     )
+    max_spooled_bodies: int = Field(
+        8 * 1024**3,
+        ge=1024**2,
+        le=2**50,
+        description="Bytes that the bodies of requests may have on disk (TMPDIR) together, over all workers; one that would be "
+        "too many is answered 503. A body of up to 1 MiB is in memory and not counted. 8 GiB are four of the largest bodies; a "
+        "disk that has less needs less.",
+        json_schema_extra={"range": "1048576 to 1125899906842624"},  # %g would round it
+    )
     max_decoders: int = Field(
         16,
         ge=1,

@@ -147,7 +147,7 @@ async def _door(
 
 @asynccontextmanager
 async def _only_clip(request: Request, services: Services) -> AsyncIterator[IO[bytes]]:
-    async with open_clips(request, services.settings, max_files=1) as [file]:
+    async with open_clips(request, services.settings, services.spool, max_files=1) as [file]:
         yield file
 
 
@@ -185,7 +185,7 @@ async def classify_batch(request: Request, query: Annotated[ClassifyQuery, Query
         places = min(MAX_PLACES, batcher.max_places(Priority.BULK))
         async with (
             _door(request, services, batcher, num_places=places) as meter,
-            open_clips(request, services.settings) as files,
+            open_clips(request, services.settings, services.spool) as files,
         ):
             with batcher.reserve(places, Priority.BULK) as reservation:
                 turn = asyncio.Semaphore(BATCH_CONCURRENCY)

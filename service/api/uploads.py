@@ -19,6 +19,7 @@ from starlette.types import Message
 
 from service.errors import BodyTooLarge, InvalidParameter, NoRoom, RequestTimeout
 from service.settings import Settings
+from service.spool import RETRY_SECONDS, BodyRoom, Spool
 from service.validation import MAX_SHOWN
 
 T = TypeVar("T")
@@ -31,7 +32,6 @@ MAX_FILES = 256
 FILE_FIELD = "file"
 # ENOENT: Python's way to say that no temporary folder can be written to.
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EMFILE, errno.ENFILE, errno.ENOENT}
-_RETRY_SECONDS = 10.0
 
 
 @contextmanager
@@ -44,12 +44,17 @@ def _keeping_bodies() -> Iterator[None]:
             raise
         raise NoRoom(
             f"the body is longer than {SPOOL_BYTES} bytes and cannot be kept on disk now: {os.strerror(error.errno)} (TMPDIR)",
-            retry_after_s=_RETRY_SECONDS,
+            retry_after_s=RETRY_SECONDS,
         ) from error
 
 
 def _too_large(got: str, limit: int, setting: str) -> BodyTooLarge:
     return BodyTooLarge(f"the body has {got} bytes, at most {limit} are read{setting}")
+
+
+def _declared_bytes(request: Request) -> int | None:
+    declared = request.headers.get("content-length", "")
+    return int(declared) if declared.isdecimal() else None
 
 
 def limit_body(request: Request, settings: Settings, *, max_bytes: int | None = None) -> Request:
@@ -63,11 +68,16 @@ def limit_body(request: Request, settings: Settings, *, max_bytes: int | None = 
     Raises:
         BodyTooLarge: The declared length is above the limit already.
     """
-    setting = "" if max_bytes else " (SONOTAG_MAX_BODY_BYTES)"
-    max_bytes, max_pause = max_bytes or settings.max_body_bytes, settings.receive_timeout_seconds
-    declared = request.headers.get("content-length", "")
-    if declared.isdecimal() and int(declared) > max_bytes:
-        raise _too_large(declared, max_bytes, setting)
+    max_pause = settings.receive_timeout_seconds
+    setting = ""
+    if max_bytes is None:  # what is longer than all may be together would be told to come again, for ever
+        max_bytes, name = min(
+            (settings.max_body_bytes, "SONOTAG_MAX_BODY_BYTES"), (settings.max_spooled_bodies, "SONOTAG_MAX_SPOOLED_BODIES")
+        )
+        setting = f" ({name})"
+    declared = _declared_bytes(request)
+    if declared is not None and declared > max_bytes:
+        raise _too_large(str(declared), max_bytes, setting)
     received = 0
     started = asyncio.get_running_loop().time()
 
@@ -91,12 +101,15 @@ def limit_body(request: Request, settings: Settings, *, max_bytes: int | None = 
 
 
 @asynccontextmanager
-async def open_clips(request: Request, settings: Settings, *, max_files: int = MAX_FILES) -> AsyncIterator[list[IO[bytes]]]:
+async def open_clips(
+    request: Request, settings: Settings, spool: Spool, *, max_files: int = MAX_FILES
+) -> AsyncIterator[list[IO[bytes]]]:
     """Yield the clips of a request as seekable files at their start: its `file` parts, or its whole body.
 
     Args:
         request: The request; its body is read here.
         settings: What the body is held to.
+        spool: Gives it its room on disk.
         max_files: How many parts it may have.
 
     Raises:
@@ -106,14 +119,34 @@ async def open_clips(request: Request, settings: Settings, *, max_files: int = M
         NoRoom: It is too long for memory and does not fit on disk.
     """
     limited = limit_body(request, settings)
+    declared = _declared_bytes(request)
     is_form = request.headers.get("content-type", "").split(";")[0].strip().lower() == "multipart/form-data"
-    with _keeping_bodies():  # and no longer: what fails while the clips are read is something else
-        files = await (_read_form(limited, max_files) if is_form else _read_body(limited))
-    try:
-        yield files
-    finally:
-        for file in files:
-            file.close()
+    with spool.room(declared) as room:
+        if declared is not None and declared > SPOOL_BYTES:
+            await room.check()
+        kept = _keep_within(limited, room)
+        with _keeping_bodies():  # and no longer: what fails while the clips are read is something else
+            files = await (_read_form(kept, max_files) if is_form else _read_body(kept))
+        try:
+            yield files
+        finally:
+            for file in files:
+                file.close()
+
+
+def _keep_within(request: Request, room: BodyRoom) -> Request:
+    """Return the request with a body that has its room on disk before it is given out."""
+    received = 0
+
+    async def receive() -> Message:
+        nonlocal received
+        message = await request.receive()
+        received += len(message.get("body", b""))
+        if received > SPOOL_BYTES:
+            await room.cover(received)
+        return message
+
+    return Request(request.scope, receive)
 
 
 async def _read_body(request: Request) -> list[IO[bytes]]:

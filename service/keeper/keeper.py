@@ -11,6 +11,7 @@ from typing import Final, Protocol, TypeVar
 from service.errors import Unavailable
 from service.keeper.accounts import Accounts
 from service.keeper.desk import Desk
+from service.keeper.disk_room import DiskRoom
 from service.keeper.link import ASK_SECONDS
 from service.keeper.parked import ParkedStreams
 from service.keeper.places import StreamPlaces
@@ -23,19 +24,24 @@ from service.keeper.topics import (
     FIND_STREAM,
     GIVE_STREAM,
     HELLO,
+    HOLD_ROOM,
     LEAVE_PLACE,
+    LEAVE_ROOM,
     PARK_STREAM,
     SETTLE_STREAM,
     TAKE_PLACE,
     UNPARK_STREAM,
     VERSION,
     Hello,
+    HoldRoom,
     LeavePlace,
+    LeaveRoom,
     Message,
     Nothing,
     ParkedStream,
     Place,
     Places,
+    Room,
     StreamDemand,
     StreamState,
     StreamToken,
@@ -76,6 +82,7 @@ class Keeper:
     Attributes:
         desk: Who answers what workers ask.
         places: The live streams.
+        room: The bodies on disk.
         parked: Those whose connection broke.
         reloads: Changes the models of all workers.
     """
@@ -90,6 +97,7 @@ class Keeper:
         self.desk = Desk()
         self._accounts = Accounts(self.desk, clock)
         self.places = StreamPlaces(settings.max_streams)
+        self.room = DiskRoom(settings.max_spooled_bodies)
         self.parked = ParkedStreams()
         self._ports: dict[int, Port] = {}
         self._fetching: dict[str, asyncio.Event] = {}
@@ -98,6 +106,8 @@ class Keeper:
         self.desk.add(TAKE_PLACE, self._take_place)
         self.desk.add(LEAVE_PLACE, self._leave_place)
         self.desk.add(COUNT_PLACES, self._count_places)
+        self.desk.add(HOLD_ROOM, self._hold_room)
+        self.desk.add(LEAVE_ROOM, self._leave_room)
         self.desk.add(FIND_STREAM, self._find_stream)
         self.desk.add(FETCH_STREAM, self._fetch_stream)
         self.desk.add(PARK_STREAM, self._park_stream)
@@ -112,6 +122,7 @@ class Keeper:
         """A worker is dead: what it held is free again."""
         self._ports.pop(worker, None)
         self.places.forget(worker)
+        self.room.forget(worker)
         self.parked.forget(worker)
         self._accounts.forget(worker)
 
@@ -153,6 +164,14 @@ class Keeper:
 
     def _count_places(self, _worker: int, _question: Nothing) -> Places:
         return Places(taken=self.places.taken, limit=self.places.limit)
+
+    def _hold_room(self, worker: int, question: HoldRoom) -> Room:
+        granted = self.room.hold(worker, question.holder, question.num_bytes, question.needed_bytes)
+        return Room(num_bytes=granted, taken_bytes=self.room.taken_bytes, limit_bytes=self.room.limit_bytes)
+
+    def _leave_room(self, worker: int, question: LeaveRoom) -> Nothing:
+        self.room.leave(worker, question.holder)
+        return Nothing()
 
     def _park_stream(self, worker: int, question: ParkedStream) -> Nothing | Awaitable[Nothing]:
         # As many as may be open: whoever opens streams and breaks them off has no more of the memory than the places give.

@@ -9,7 +9,7 @@ import pydantic
 
 from service.access.keys import Limits
 
-VERSION: Final = 3
+VERSION: Final = 4
 """Of all messages together. Both ends are one installation, but one may be older: an upgrade replaces files under a supervisor
 that goes on, and its next worker is a new one."""
 
@@ -93,6 +93,32 @@ class Places(Message):
 TAKE_PLACE: Final = Topic("take_place", TakePlace, Place)
 LEAVE_PLACE: Final = Topic("leave_place", LeavePlace, Nothing)
 COUNT_PLACES: Final = Topic("count_places", Nothing, Places)
+
+
+class HoldRoom(Message):
+    """A body wants to have so many bytes on disk in all, and so many must be there for it."""
+
+    holder: str
+    num_bytes: int
+    needed_bytes: int
+
+
+class Room(Message):
+    """How many it has; None where it may not have them. And how many all bodies have of how many."""
+
+    num_bytes: int | None
+    taken_bytes: int
+    limit_bytes: int
+
+
+class LeaveRoom(Message):
+    """A body is no longer on disk; it may never have been."""
+
+    holder: str
+
+
+HOLD_ROOM: Final = Topic("hold_room", HoldRoom, Room)
+LEAVE_ROOM: Final = Topic("leave_room", LeaveRoom, Nothing)
 
 
 class StreamToken(Message):

@@ -9,10 +9,14 @@ from starlette.requests import Request
 from starlette.types import Message
 
 from service.api.uploads import SPOOL_BYTES, open_clips
+from service.keeper.client import LocalKeeper
+from service.keeper.keeper import Keeper
 from service.settings import Settings
+from service.spool import Spool
 
 CHUNK = 65_536
 SETTINGS = Settings(_env_file=None)
+SPOOL = Spool(LocalKeeper(Keeper(SETTINGS)))
 
 
 def request_of(body: bytes, content_type: str = "application/octet-stream") -> Request:
@@ -32,7 +36,7 @@ def form_of(*files: bytes) -> Request:
 
 async def test_the_clips_of_one_body_are_in_memory_no_further_than_one_would_be() -> None:
     sizes = [SPOOL_BYTES // 2, SPOOL_BYTES // 4, SPOOL_BYTES // 2, SPOOL_BYTES // 2]
-    async with open_clips(form_of(*map(bytes, sizes)), SETTINGS) as files:
+    async with open_clips(form_of(*map(bytes, sizes)), SETTINGS, SPOOL) as files:
         in_memory = [size for size, file in zip(sizes, files, strict=True) if file.name is None]
         assert 0 < sum(in_memory) <= SPOOL_BYTES
         assert [len(file.read()) for file in files] == sizes
@@ -42,6 +46,6 @@ async def test_the_clips_of_one_body_are_in_memory_no_further_than_one_would_be(
 @pytest.mark.parametrize("request_", [request_of(b"clip"), form_of(b"clip")])
 async def test_what_fails_while_a_clip_is_used_is_not_said_to_be_the_bodys_fault(request_: Request) -> None:
     with pytest.raises(OSError, match="descriptors") as failure:
-        async with open_clips(request_, SETTINGS):
+        async with open_clips(request_, SETTINGS, SPOOL):
             raise OSError(errno.EMFILE, "no descriptors left for a decoder")
     assert failure.value.errno == errno.EMFILE

@@ -23,17 +23,22 @@ from service.keeper.topics import (
     COUNT_PLACES,
     DISCARD_MODELS,
     HELLO,
+    HOLD_ROOM,
     LEAVE_PLACE,
+    LEAVE_ROOM,
     PREPARE_MODELS,
     RELOAD_MODELS,
     SWAP_MODELS,
     TAKE_PLACE,
     Hello,
+    HoldRoom,
     LeavePlace,
+    LeaveRoom,
     Message,
     Nothing,
     Prepared,
     Reloaded,
+    Room,
     Swapped,
     TakePlace,
     Topic,
@@ -122,6 +127,22 @@ async def test_places_are_granted_up_to_the_limit_and_given_back(kind: str) -> N
         client.tell(LEAVE_PLACE, LeavePlace(holder="a"))
         client.tell(LEAVE_PLACE, LeavePlace(holder="never held"))
         assert (await client.ask(COUNT_PLACES, Nothing())).taken == 1, "what is told is done before what is asked next"
+
+
+@BOTH
+async def test_room_on_disk_is_that_of_all_workers_and_a_dead_one_leaves_it(kind: str) -> None:
+    keeper = make_keeper()
+    all_of_it = keeper.room.limit_bytes
+    async with either(kind, keeper) as client:
+        asked = HoldRoom(holder="a", num_bytes=2 * all_of_it, needed_bytes=1)
+        assert await client.ask(HOLD_ROOM, asked) == Room(num_bytes=all_of_it, taken_bytes=all_of_it, limit_bytes=all_of_it)
+        async with linked(keeper, 2) as (other, _):
+            assert (await other.ask(HOLD_ROOM, asked)).num_bytes is None
+            client.tell(LEAVE_ROOM, LeaveRoom(holder="a"))
+            client.tell(LEAVE_ROOM, LeaveRoom(holder="never held"))
+            assert (await client.ask(COUNT_PLACES, Nothing())).taken == 0  # so that it is done
+            assert (await other.ask(HOLD_ROOM, asked)).num_bytes == all_of_it
+        assert keeper.room.taken_bytes == 0
 
 
 @BOTH
