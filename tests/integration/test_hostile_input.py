@@ -103,6 +103,22 @@ async def test_every_broken_file_as_a_stream_is_a_result_or_a_documented_close(
     assert_serves(server)
 
 
+def test_a_client_that_sends_on_after_its_refusal_has_its_answer_and_is_cut_off_after_a_while(hasty_server: AppServer) -> None:
+    for fields in (b"Connection: close\r\n", b""):
+        with connection(hasty_server) as sock:
+            sock.sendall(HEAD + fields + b"Content-Length: %d\r\n\r\n" % 2**50 + bytes(1_000_000))
+            if fields:
+                assert answer_of(sock) == (413, "body_too_large"), "the answer and the end of it, while the body still comes"
+            with pytest.raises(OSError, match=r"Broken pipe|Connection reset"):
+                send_on(sock)
+    assert_serves(hasty_server)
+
+
+def send_on(sock: socket.socket) -> None:
+    for _ in range(1_000_000):
+        sock.sendall(bytes(65_536))
+
+
 def test_a_small_file_whose_index_asks_for_gigabytes_is_refused(server: AppServer) -> None:
     answer = httpx.post(f"{server.url}/v1/classify", content=greedy_mp4(80_000_000), timeout=60)
     assert (answer.status_code, answer.json()["error"]["code"]) == (413, "clip_too_long"), "what it got of the index before"
