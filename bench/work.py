@@ -55,7 +55,8 @@ def count_work(architecture: Architecture) -> Work:
         linear=architecture.num_layers * 2 * (4 * hidden**2 + 2 * hidden * mlp) * tokens,
         attention=architecture.num_layers * 4 * tokens**2 * hidden,
         patches=2 * architecture.patch_size**2 * hidden * frequency * frames,
-        front_end=2 * architecture.max_length * FFT_BINS * (2 * FRAME_SAMPLES + architecture.num_mel_bins),
+        # Frames are folded about their middle: cosines and sines of half a frame each.
+        front_end=2 * architecture.max_length * FFT_BINS * (FRAME_SAMPLES + architecture.num_mel_bins),
         # The last layer's keys and values are those of all tokens; queries, output and MLP are not.
         unread=unread * (2 * (2 * hidden**2 + 2 * hidden * mlp) + 4 * tokens * hidden),
     )
