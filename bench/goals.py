@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from bench.stream_cost import FEW, MANY
-
 UNMEASURED: Final = "unmeasured"
+FEW, MANY = 10, 1000
+"""Streams, between which one more is to cost the same."""
 MODEL, SERVICE, THROUGHPUT, COST, DECODING = (
     "model.json",
     "service.json",
@@ -46,9 +46,9 @@ def read_goals(folder: Path) -> list[Goal]:
         _against_transformers(documents[MODEL]),
         _throughput(documents[THROUGHPUT]),
         _streams(service),
-        _memory("memory of an idle stream", memory.get("idle_stream"), 0.2),
-        _memory("memory of a live stream", memory.get("live_stream"), 1.0),
-        *_cost(documents[COST]),
+        memory_goal("memory of an idle stream", memory.get("idle_stream"), 0.2),
+        memory_goal("memory of a live stream", memory.get("live_stream"), 1.0),
+        *cost_goals(documents[COST]),
         _decoding(documents[DECODING]),
     ]
 
@@ -99,13 +99,15 @@ def _streams(document: Any) -> Goal:
     return Goal(name, "24 on two cores", f"{largest}{more} on {document['cores']} cores", largest >= 24)
 
 
-def _memory(name: str, value: int | None, limit: float) -> Goal:
+def memory_goal(name: str, value: int | None, limit: float) -> Goal:
+    """Return the row of what a stream takes, in bytes, of a limit in MB."""
     if value is None:
         return Goal(name, f"at most {limit:g} MB", UNMEASURED, None)
     return Goal(name, f"at most {limit:g} MB", f"{value / 1e6:.3f} MB", value <= limit * 1e6)
 
 
-def _cost(document: Any) -> tuple[Goal, Goal]:
+def cost_goals(document: Any) -> tuple[Goal, Goal]:
+    """Return the rows of what `bench.stream_cost` wrote: of one more stream, and of each."""
     growth = f"cost of one more stream, from {FEW} to {MANY:,}"
     each = "processor time of a live stream besides the model, 48 kHz"
     flat, little = "at most 10 % more", "under 4 ms for each second of sound"

@@ -24,18 +24,19 @@ class OwnRunner:
     Args:
         runner: Open; the caller closes it.
         name: Of the row.
+        batches: How many batches one run scores, as many of them beside each other as it has lanes.
 
     Raises:
         BundleError: One of its threads cannot be prepared.
     """
 
-    def __init__(self, runner: Runner, name: str) -> None:
+    def __init__(self, runner: Runner, name: str, batches: int = 1) -> None:
         self._lanes = Lanes(runner)
         self._runner = runner
         spec = runner.spec
         lanes = f", {spec.num_lanes} beside each other" if spec.num_lanes > 1 else ""
         note = f"in pieces of at most {spec.batch_sizes[-1]}, the largest batch that it serves{lanes}"
-        self.facts = Facts(name, spec.precision, "waveform to scores", note, is_export=True)
+        self.facts = Facts(name, spec.precision, "waveform to scores", note, is_export=True, batches=batches)
 
     def prepare(self, batch: Batch) -> Run:
         """See `Contestant`."""
@@ -44,7 +45,7 @@ class OwnRunner:
         def score(part: tuple[Int16Array, Int64Array]) -> Scores:
             return self._runner.run(*part, embedding=False).scores
 
-        return lambda: np.concatenate(self._lanes.map(score, parts))
+        return lambda: np.concatenate(self._lanes.map(score, parts * self.facts.batches)[: len(parts)])
 
 
 def cut(batch: Batch, runner: Runner) -> list[tuple[Int16Array, Int64Array]]:
@@ -56,16 +57,23 @@ def cut(batch: Batch, runner: Runner) -> list[tuple[Int16Array, Int64Array]]:
     ]
 
 
-def open_own(folders: Sequence[Path], device: Device) -> Iterator[OwnRunner | Absent]:
-    """Yield a runner for each precision that the bundles hold; float16 only where it is served, on a GPU."""
+def open_own(folders: Sequence[Path], device: Device, batches: int = 1) -> Iterator[OwnRunner | Absent]:
+    """Yield a runner for each precision that the bundles hold; float16 only where it is served, on a GPU.
+
+    Args:
+        folders: The bundles.
+        device: Where to run.
+        batches: See `OwnRunner`.
+    """
     for folder in folders:
         bundle = open_bundle(folder)
         for precision in sorted(bundle.manifest.precisions, key=("fp32", "fp16", "int8").index):
             name = f"Sonotag {precision}" + (f" ({bundle.manifest.name})" if len(folders) > 1 else "")
+            name += f", {batches} batches in flight" if batches > 1 else ""
             if precision not in bundle.manifest.preferred.get(device, ()):
                 yield Absent(name, f"the bundle does not list it for {device}")
                 continue
             try:
-                yield OwnRunner(OnnxRunner.open(bundle, provider=device, precision=precision), name)
+                yield OwnRunner(OnnxRunner.open(bundle, provider=device, precision=precision), name, batches)
             except StartError as error:
                 yield Absent(name, str(error))

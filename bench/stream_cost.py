@@ -13,13 +13,14 @@ import sys
 from dataclasses import asdict, dataclass, field
 
 from bench.command import run_measurement
+from bench.goals import FEW, MANY
 from service.bench.results import StreamStage
 from service.bench.sounds import read_sounds
 from service.bench.stages import Plan, run_streams_stage
 from service.bench.target import OwnServer
 from service.settings_source import load_settings
 
-FEW, SOME, MANY = 10, 100, 1000
+SOME = 100
 SPEED = 0.2
 """Seconds of sound in a second: a thousand streams are then 200 s of sound a second."""
 SAMPLE_RATE = 48_000

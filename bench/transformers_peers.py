@@ -28,6 +28,7 @@ class TransformersPeer:
         network: Features `[batch, frames, mel bins]` to logits.
         dtype: Of the features and the network.
         facts: What it is. Where it counts from the waveform, the extractor runs each time, as transformers' users have it.
+            Several batches are queued on the device one behind the other, and the last one's scores are fetched.
     """
 
     def __init__(self, checkpoint: Checkpoint, device: Device, network: Network, dtype: torch.dtype, facts: Facts) -> None:
@@ -50,7 +51,8 @@ class TransformersPeer:
 
     def _score(self, values: torch.Tensor) -> Scores:
         with torch.inference_mode():
-            logits = self._network(values).float()
+            for _ in range(self.facts.batches):
+                logits = self._network(values).float()
             scores = torch.softmax(logits, dim=1) if self._is_softmax else torch.sigmoid(logits)
             result: Scores = scores.cpu().numpy()
         return result

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import soundfile
-import soxr
 
 from export.architecture import FRAME_SAMPLES, SAMPLE_RATE
 from export.errors import ExportError
@@ -71,6 +70,8 @@ def _read_clip(path: Path) -> Signal:
         raise ExportError(f"--eval: {path.name} cannot be read: {error}") from error
     mono = samples.mean(axis=1)
     if rate != SAMPLE_RATE:
+        import soxr  # here alone: an export without labelled clips goes without it
+
         mono = soxr.resample(mono, rate, SAMPLE_RATE)
     if len(mono) < FRAME_SAMPLES:
         raise ExportError(f"--eval: {path.name} has {len(mono)} samples at 16 kHz, expected at least {FRAME_SAMPLES}")

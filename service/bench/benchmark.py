@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -33,6 +35,7 @@ class Course:
         largest: Where it ends at the latest.
         clients: Numbers of REST clients.
         idle_streams: How many streams that send nothing to open; 0 for no such stage.
+        max_seconds: Of the whole benchmark: a stage with live streams that would end later is not begun, and the search ends.
     """
 
     streams: tuple[int, ...] = ()
@@ -40,6 +43,7 @@ class Course:
     largest: int = 20_000
     clients: tuple[int, ...] = (1, 4)
     idle_streams: int = 50
+    max_seconds: float = math.inf
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +67,7 @@ class ServiceReport:
         workers: Of the service.
         plan: The objective and the times, without the sounds.
         largest: The largest number of streams that kept the objective below the smallest that broke it; None where none did.
-        is_limit: Whether the next larger number tried broke it.
+        is_limit: Whether the next larger number tried broke it, and no more was to be tried.
         streams: The stages with live streams, in the order in which they ran.
         clips: The stages with REST clients.
         memory: What a stream costs.
@@ -117,6 +121,7 @@ def run_benchmark(target: Target, plan: Plan, course: Course, tell: Tell = lambd
         TargetError: The service does not answer.
     """
     began = datetime.now(UTC).replace(microsecond=0)
+    end = time.monotonic() + course.max_seconds
     clips = make_clips(plan.sounds, plan.sample_rate)
     clip_stages = []
     for clients in course.clients:
@@ -125,7 +130,7 @@ def run_benchmark(target: Target, plan: Plan, course: Course, tell: Tell = lambd
     usage = target.read_usage()
     before = None if usage is None else usage.memory_bytes
     idle = _run_idle(target, plan, course.idle_streams, tell)
-    stages = _run_live(target, plan, course, tell)
+    stages, is_whole = _run_live(target, plan, course, tell, end)
     kept = [stage.streams for stage in stages if not stage.broken]
     broken = [stage.streams for stage in stages if stage.broken]
     best = max((number for number in kept if not broken or number < min(broken)), default=None)
@@ -141,7 +146,7 @@ def run_benchmark(target: Target, plan: Plan, course: Course, tell: Tell = lambd
         workers=target.count_workers(),
         plan={name: value for name, value in asdict(replace(plan, sounds=())).items() if name != "sounds"},
         largest=best,
-        is_limit=bool(broken) and not course.streams,
+        is_limit=bool(broken) and is_whole and not course.streams,
         streams=tuple(stages),
         clips=tuple(clip_stages),
         memory=Memory(_bytes_a_stream(before, idle), _bytes_a_stream(before, live)),
@@ -156,7 +161,8 @@ def _run_idle(target: Target, plan: Plan, num_streams: int, tell: Tell) -> Strea
     return run_streams_stage(target, quiet, num_streams, is_silent=True)
 
 
-def _run_live(target: Target, plan: Plan, course: Course, tell: Tell) -> list[StreamStage]:
+def _run_live(target: Target, plan: Plan, course: Course, tell: Tell, end: float) -> tuple[list[StreamStage], bool]:
+    """Return the stages, and whether there was time for all."""
     stages: list[StreamStage] = []
     waiting = list(course.streams)
     while True:
@@ -167,7 +173,9 @@ def _run_live(target: Target, plan: Plan, course: Course, tell: Tell) -> list[St
             broken = {stage.streams for stage in stages if stage.broken}
             number = next_number(kept, broken, first=course.first, largest=course.largest)
         if number is None:
-            return stages
+            return stages, True
+        if time.monotonic() + plan.seconds_for(number) > end:
+            return stages, False
         tell(f"{number} live streams", plan.seconds_for(number))
         stages.append(run_streams_stage(target, plan, number))
 

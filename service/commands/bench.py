@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import sys
 from collections.abc import Iterator
@@ -82,6 +83,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--first", type=_count, default=4, metavar="N", help="where the search begins (4)")
     parser.add_argument("--largest", type=_count, default=20_000, metavar="N", help="where the search ends (20000)")
     parser.add_argument(
+        "--max-seconds",
+        type=_positive,
+        default=math.inf,
+        metavar="SECONDS",
+        help="begin no stage with live streams that would end later than this after the start of the service (no limit)",
+    )
+    parser.add_argument(
         "--clients", type=_numbers, default=(1, 4), metavar="N,N,...", help="numbers of REST clients (1,4); 0 for none"
     )
     parser.add_argument(
@@ -146,7 +154,7 @@ def run(args: argparse.Namespace) -> int:
                 num_generators=args.generators or max(1, count_usable_cores() // CORES_A_GENERATOR),
             )
             clients = tuple(number for number in args.clients if number)
-            course = Course(args.streams, args.first, args.largest, clients, args.idle_streams)
+            course = Course(args.streams, args.first, args.largest, clients, args.idle_streams, args.max_seconds)
             report = run_benchmark(target, plan, course, tell)
     saved = None if args.no_save or args.url is not None else _save(report, settings)
     _print(report, saved, args)

@@ -144,6 +144,14 @@ def test_the_command_starts_a_service_and_writes_what_it_found(tmp_path: Path) -
     assert report["memory"]["idle_stream"] is not None
 
 
+def test_a_search_for_which_no_time_is_left_ends_and_has_found_no_limit(tmp_path: Path) -> None:
+    flags = ("--first", "1", "--clients", "0", "--idle-streams", "0", "--max-seconds", "0.1", "--no-save", "--json")
+    done = bench(*flags, cwd=tmp_path)
+    assert done.returncode == exit_codes.FAILURE, done.stderr
+    report = json.loads(done.stdout)
+    assert (report["streams"], report["largest"], report["is_limit"]) == ([], None, False)
+
+
 def test_another_service_is_loaded_with_the_key_in_the_file_and_its_limit_is_not_written_here(tmp_path: Path) -> None:
     keys, file, output = tmp_path / "keys.json", tmp_path / "key", tmp_path / "report.json"
     file.write_text(add_key(keys, "bench", "classify", "stream", "metrics") + "\n")

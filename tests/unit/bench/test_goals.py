@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from bench.goals import COST, DECODING, MODEL, SERVICE, THROUGHPUT, UNMEASURED, read_goals, to_markdown
-from bench.stream_cost import FEW, MANY, SOME, SPEED, StreamCost, sum_up
+from bench.goals import COST, DECODING, FEW, MANY, MODEL, SERVICE, THROUGHPUT, UNMEASURED, read_goals, to_markdown
+from bench.stream_cost import SOME, SPEED, StreamCost, sum_up
 from service.bench.results import StreamStage
 from tests.support.bench_reports import make_report, make_server, make_stage
 

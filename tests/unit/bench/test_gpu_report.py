@@ -1,63 +1,159 @@
-"""What `bench.gpu` does with its measurements; `tests/bench/check_gpu.py` runs the whole of it."""
+"""What `bench.gpu` does with its parts and their measurements; `tests/bench/check_gpu.py` runs the whole of it."""
 
 from __future__ import annotations
 
-import dataclasses
+import json
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
-from bench.gpu import UNMEASURED, Rate, Results, Subject, count_flops, goals, measure, write_report
-from service.inference.bundle import open_bundle
+from bench.goals import UNMEASURED, Goal
+from bench.gpu.__main__ import run_all, write_report
+from bench.gpu.parts import COST, FLOAT8, RACE, STREAMS, SUBJECT, Part, is_installed, list_parts, run_part, share_time
+from bench.gpu.rates import Rate, Results, measure
+from bench.gpu.rows import ON_CPU, read_rows
+from bench.gpu.settings import Settings
+from tests.support.bench_reports import make_report, make_stage
 
-EMBEDDED = Path(__file__).resolve().parents[3] / "service" / "bundles" / "ast-tiny-16-16-5s"
-BASE = {"hidden_size": 768, "num_heads": 12, "mlp_size": 3072, "frequency_stride": 10, "time_stride": 10, "max_length": 1024}
-
-
-@pytest.fixture
-def base() -> Subject:
-    """The embedded bundle, with the numbers of base in its manifest."""
-    bundle = open_bundle(EMBEDDED)
-    architecture = bundle.manifest.architecture.model_copy(update=BASE)
-    manifest = bundle.manifest.model_copy(update={"architecture": architecture})
-    return Subject("cuda", "fp16", EMBEDDED, dataclasses.replace(bundle, manifest=manifest), (1, 32), 1.0)
+GROWTH = "cost of one more stream, from 10 to 1,000"
 
 
-def results(**rates: float) -> Results:
-    return Results({name.replace("_", " "): Rate(rate, rate, rate) for name, rate in rates.items()})
+def contestant(name: str, rows: int, seconds: float | None, difference: float = 0.001) -> dict[str, object]:
+    spread = None if seconds is None else {"median": seconds}
+    return {"name": name, "batch": rows, "seconds": spread, "difference": difference}
 
 
-def test_base_takes_262_gflop_a_window(base: Subject) -> None:
-    assert count_flops(base.bundle) == pytest.approx(262e9, rel=0.005)
+def race_of(rows: int, ours: float, theirs: float, difference: float) -> dict[str, object]:
+    """Ours is fastest in flight, theirs queued; as called takes a second."""
+    times = [
+        contestant("Sonotag fp16", rows, 2 * ours, difference),
+        contestant("Sonotag fp16, 8 batches in flight", rows, ours, difference),
+        contestant("transformers eager fp32", rows, None),
+        contestant("transformers eager fp16", rows, 2 * theirs),
+        contestant("transformers as called, fp16", rows, 1.0),
+        contestant("transformers eager fp16, 8 batches queued", rows, theirs),
+    ]
+    return {"times": times, "product": {"median": 700e12}}
 
 
-def test_a_goal_that_was_measured_has_its_ratio_and_the_rest_says_that_it_was_not(base: Subject) -> None:
-    measured = results(
-        plain_32=1000.0, graph_32=1100.0, transformers_32=1000.0, transformers_with_features_32=50.0, graph_1=900.0
-    )
-    measured.rates["matrix product, TFLOP/s"] = Rate(720.0, 700.0, 725.0)
-    reached = [reached for _, _, reached in goals(base, measured, "base")]
-    assert reached[:4] == ["1.10 times (graph 32)", UNMEASURED, "22.00 times (graph 32)", "0.40 (288 TFLOP/s)"]
-    assert reached[4:] == [UNMEASURED] * 6
+def write_run(folder: Path, *, device: str = "cuda", size: str = "base", difference: float = 0.001) -> None:
+    half, float8 = (asdict(Rate(rate, rate, rate)) for rate in (600.0, 900.0))
+    documents: dict[str, object] = {
+        SUBJECT: {"device": device, "size": size},
+        RACE: {
+            "tolerance": 0.01,
+            "work": {"exported": 245_000_000_000},
+            "races": [race_of(32, 0.02, 0.023, difference), race_of(1, 0.001, 0.007, difference)],
+        },
+        STREAMS: make_report(make_stage(1000), make_stage(1050, "lag"), largest=1000).to_document(),
+        "throughput-1": {"ratio": 0.7, "service": 700.0, "bare": 1000.0, "course": {"workers": 1}},
+        "throughput-4": {"ratio": 0.95, "service": 950.0, "bare": 1000.0, "course": {"workers": 4}},
+        COST: {"is_whole": True, "growth": 1.05, "more_of_few": 3.0, "more_of_many": 3.15, "streams": 3.2, "broken": {}},
+        FLOAT8: {"ratio": 1.5, "half": half, "float8": float8, "float8_error": 0.03},
+    }
+    for name, document in documents.items():
+        (folder / f"{name}.json").write_text(json.dumps(document))
 
 
-def test_nothing_but_base_on_a_gpu_counts(base: Subject) -> None:
-    measured = results(plain_32=1000.0, transformers_32=500.0)
-    for subject, size in ((base, "tiny"), (dataclasses.replace(base, device="cpu"), "base")):
-        assert {reached for _, _, reached in goals(subject, measured, size)} == {UNMEASURED}
+def every_row_says_something(rows: list[Goal]) -> bool:
+    """Whether each has a number, or the reason for having none."""
+    return all(row.measured.startswith(f"{UNMEASURED} (") == (row.is_reached is None) for row in rows)
+
+
+def test_a_whole_run_fills_every_row_but_those_of_a_cpu(tmp_path: Path) -> None:
+    write_run(tmp_path)
+    rows = read_rows(tmp_path, {})
+    assert every_row_says_something(rows)
+    assert [row.is_reached for row in rows if row.is_reached is not None] == [True] * 10
+    assert [row.measured for row in rows if row.is_reached is None] == [f"{UNMEASURED} ({ON_CPU})"] * 3
+    told = [row.measured for row in rows]
+    ours = "Sonotag fp16, 8 batches in flight, 1,600 windows/s"
+    assert told[0] == f"1.15 times ({ours}; transformers eager fp16, 8 batches queued, 1,391)"
+    assert told[1].startswith("7.00 times (")
+    assert told[2].startswith("50.00 times (")
+    assert told[3] == "0.56 (392 of 700 TFLOP/s)"
+    assert told[4].startswith("0.95 with 4 worker(s) (950 of 1,000 windows/s); 0.70 with 1 worker(s)")
+    assert told[6] == "1,000 on 2 cores, 1 worker(s), p99 99 ms"
+    assert told[9:11] == ["0.035 MB", "0.600 MB"]
+    assert told[12] == "1.50 times (900 of 600 TFLOP/s; off by 3.0e-02)"
+
+
+def test_an_empty_folder_gives_every_row_its_reason(tmp_path: Path) -> None:
+    rows = read_rows(tmp_path, {STREAMS: "not installed: fastapi", RACE: "CUDA out of memory"})
+    assert every_row_says_something(rows)
+    assert {row.is_reached for row in rows} == {None}
+    assert [row.measured for row in rows if "base" in row.name] == [
+        f"{UNMEASURED} (CUDA out of memory)",
+        f"{UNMEASURED} (not installed: fastapi)",
+    ]
+    assert rows[-1].measured == f"{UNMEASURED} (it was not run)"
+
+
+def test_a_faster_wrong_answer_does_not_count(tmp_path: Path) -> None:
+    write_run(tmp_path, difference=0.02)
+    assert [row.measured for row in read_rows(tmp_path, {})[:4]] == [
+        f"{UNMEASURED} (no right answer of Sonotag at batch {rows})" for rows in (32, 1, 32, 32)
+    ]
+
+
+@pytest.mark.parametrize(("device", "size"), [("cpu", "base"), ("cuda", "tiny")])
+def test_nothing_but_base_on_a_gpu_counts_besides_what_needs_no_model(device: str, size: str, tmp_path: Path) -> None:
+    write_run(tmp_path, device=device, size=size)
+    rows = read_rows(tmp_path, {})
+    assert every_row_says_something(rows)
+    assert [row.name for row in rows if row.is_reached is not None] == [GROWTH]
+
+
+@pytest.mark.parametrize("device", ["cuda", "cpu"])
+def test_every_part_writes_where_the_rows_are_read(device: str, tmp_path: Path) -> None:
+    settings = Settings("cuda" if device == "cuda" else "cpu", "base", (32, 1), tmp_path)
+    for part in list_parts(settings):
+        arguments = part.make_arguments(60.0)
+        assert arguments[arguments.index("--output") + 1] == str(settings.file(part.name))
+
+
+def test_time_that_a_part_does_not_use_goes_to_the_later_ones() -> None:
+    first, second, third = (Part(name, (), share, lambda _: ()) for name, share in (("a", 2.0), ("b", 1.0), ("c", 1.0)))
+    assert share_time(first, [second, third], 400.0) == 200.0
+    assert share_time(second, [third], 390.0) == 195.0
+    assert share_time(third, [], 10.0) == 10.0
+
+
+def test_a_part_says_why_it_has_no_result(tmp_path: Path) -> None:
+    def part(code: str, *needs: str) -> Part:
+        return Part("part", needs, 1.0, lambda _: ("-c", code))
+
+    assert run_part(part("", "no_such_module", "json"), tmp_path, 10.0) == "not installed: no_such_module"
+    assert run_part(part(""), tmp_path, 1.0) == "no time was left"
+    assert run_part(part("raise ValueError('no such operator')"), tmp_path, 10.0) == "ValueError: no such operator"
+    assert run_part(part("raise SystemExit(3)"), tmp_path, 10.0) == "exit code 3"
+    writes = f"open({str(tmp_path / 'part.json')!r}, 'w').write('{{}}')"
+    assert run_part(part(writes), tmp_path, 10.0) is None
+
+
+def test_what_is_not_asked_for_is_said_and_an_earlier_run_is_forgotten(tmp_path: Path) -> None:
+    write_run(tmp_path)
+    settings = Settings("cuda", "base", (1,), tmp_path)
+    reasons = run_all(settings, 0.0, (COST,))
+    assert reasons[RACE] == "not asked for (--parts)"
+    assert reasons[SUBJECT] == reasons[COST] == "no time was left"
+    assert not settings.file(RACE).exists()
+    assert f"| {GROWTH} | at most 10 % more | {UNMEASURED} (no time was left) |" in write_report(tmp_path, reasons)
+
+
+def test_a_package_counts_as_installed_without_a_module_of_its_name() -> None:
+    assert is_installed("json")
+    assert is_installed("sonotag")
+    assert not is_installed("no_such_thing")
 
 
 def test_one_measurement_that_fails_leaves_its_reason_and_the_others() -> None:
-    measured = Results()
+    measured = Results(kernels=[("gemm", 1.5)])
     with measured.attempt("kernels"):
         raise RuntimeError("no profiler here\nand much more")
     measured.rates["plain 1"] = measure(lambda: None, 1.0, 0.0)
     assert measured.notes == {"kernels": "RuntimeError: no profiler here"}
     assert measured.rates["plain 1"].least <= measured.rates["plain 1"].median <= measured.rates["plain 1"].most
-
-
-def test_the_report_names_what_is_missing(base: Subject) -> None:
-    report = write_report(dataclasses.replace(base, device="cpu"), results(plain_1=10.0), [("gemm", 1.5)], "tiny")
-    assert "| plain | 10.0 (10.0 to 10.0) | unmeasured |" in report
-    assert "| transformers | unmeasured | unmeasured |" in report
-    assert "| `gemm` | 1.500 |" in report
+    assert "- kernels: RuntimeError: no profiler here" in measured.to_markdown()
+    assert "| `gemm` | 1.500 |" in measured.to_markdown()
