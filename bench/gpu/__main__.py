@@ -41,7 +41,7 @@ def run_all(settings: Settings, budget: float, names: tuple[str, ...]) -> dict[s
     for part in list_parts(settings):
         settings.file(part.name).unlink(missing_ok=True)  # an earlier run's numbers are none of this one's
         if names and part.name not in (*names, SUBJECT):
-            reasons[part.name] = "not asked for (--parts)"
+            reasons[part.name] = "not asked for by --parts"
             continue
         waiting.append(part)
     while waiting:

@@ -19,7 +19,7 @@ CORES_A_WORKER: Final = 4
 CLIP_SECONDS: Final = 30.0
 """Of REST clips on a GPU: shorter ones would measure how fast clips are decoded."""
 CLIENTS_A_WORKER: Final = 8
-START_SECONDS: Final = {"cuda": 45.0, "cpu": 12.0}
+START_SECONDS: Final = {"cuda": 25.0, "cpu": 12.0}
 """What starting a service is allowed for, of its part's time."""
 
 

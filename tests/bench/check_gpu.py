@@ -1,6 +1,6 @@
 """The benchmark of a GPU, run from end to end on the CPU with a model of two layers: `make test ARGS=tests/bench/check_gpu.py`.
 
-Not part of `make test`, which is long enough: it takes two or three minutes, without what one more stream costs, which needs no GPU.
+Not part of `make test`, which is long enough: it takes minutes, without what one more stream costs, which needs no GPU.
 """
 
 from __future__ import annotations

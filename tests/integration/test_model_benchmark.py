@@ -21,8 +21,10 @@ from bench.ours import open_own
 from bench.race import Spread, run_race
 from bench.report import JSON_FILE, MARKDOWN_FILE, SPEED_PLOT, SPREAD_PLOT, to_markdown, write_report
 from bench.service import draw_lag
+from bench.transformers_peers import TransformersPeer
 from bench.work import Product, count_work
 from export.architecture import Architecture
+from export.checkpoint import load_checkpoint
 from export.frontend import Features, LogMel
 from export.network import Encoder
 from export.operators import PortableOperators
@@ -142,6 +144,22 @@ def test_the_time_of_a_run_that_scores_several_batches_is_shared_among_them() ->
     assert alone is not None
     assert shared is not None
     assert 0 < shared.median < alone.median / 100
+
+
+def test_batches_that_are_queued_on_a_device_all_run_and_the_last_one_is_read(folders: tuple[Path, Path]) -> None:
+    checkpoint = load_checkpoint(str(folders[0]))
+    seen: list[int] = []
+
+    def network(values: torch.Tensor) -> torch.Tensor:
+        seen.append(len(values))
+        return torch.full((len(values), 2), float(len(seen)))
+
+    facts = Facts("queued", "fp32", "features to scores", batches=4)
+    peer = TransformersPeer(checkpoint, "cpu", network, torch.float32, facts)
+    batch = read_batch(REPOSITORY / "examples", checkpoint.architecture.window_samples, 2)
+    scores = peer.prepare(batch)()
+    assert seen == [2] * 4
+    assert np.allclose(scores, 1 / (1 + np.exp(-4.0)))
 
 
 def test_the_spread_is_the_quartiles() -> None:

@@ -136,7 +136,7 @@ def test_what_is_not_asked_for_is_said_and_an_earlier_run_is_forgotten(tmp_path:
     write_run(tmp_path)
     settings = Settings("cuda", "base", (1,), tmp_path)
     reasons = run_all(settings, 0.0, (COST,))
-    assert reasons[RACE] == "not asked for (--parts)"
+    assert reasons[RACE] == "not asked for by --parts"
     assert reasons[SUBJECT] == reasons[COST] == "no time was left"
     assert not settings.file(RACE).exists()
     assert f"| {GROWTH} | at most 10 % more | {UNMEASURED} (no time was left) |" in write_report(tmp_path, reasons)

@@ -46,6 +46,14 @@ def test_our_runner_scores_in_prepared_threads_and_cuts_what_is_larger_than_its_
     assert (first, second) == ([1, 2, 2, 1], [2])
 
 
+def test_several_batches_in_flight_use_both_lanes_and_answer_as_one() -> None:
+    runner = GpuLikeRunner(num_lanes=2, batch_sizes=(1, 2))
+    own = OwnRunner(runner, "Sonotag", batches=3)
+    assert own.facts.batches == 3
+    assert own.prepare(batch_of(1, 2))().argmax(axis=1).tolist() == [1, 2]
+    assert [runner.rows_of[thread] for thread in runner.prepared_threads] == [[2, 2], [2]]
+
+
 def test_the_bare_runner_of_the_throughput_runs_in_all_of_its_prepared_threads() -> None:
     runner = GpuLikeRunner(num_lanes=2, batch_sizes=(1, 4))
     lanes = Lanes(runner)
