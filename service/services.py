@@ -26,10 +26,8 @@ class Services(Engine):
         lifecycle: Admits requests and streams, and drains.
         metrics: Watches.
         keeper: Knows what holds for the whole service; see `service.keeper`.
-<<<<<<< HEAD
-        saved: What was measured on this machine; read before the models are loaded.
-=======
         spool: Gives bodies their room on disk.
+        saved: What was measured on this machine; read before the models are loaded.
         stream_limit: How many there may be in the whole service, and who says so; decided when the models are loaded.
         retiring: Catalogs that were replaced and are still used.
         parking: Keeps the streams whose connection broke; None where that is not wanted.
