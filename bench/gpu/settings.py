@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
-from service.inference.providers import count_usable_cores
+from service.machine import count_usable_cores
 
 SIZES: Final = ("base", "small", "tiny", "smallest")
 BATCHES: Final = (32, 1, 8, 16, 64, 2, 4)
