@@ -147,10 +147,11 @@ class RawIntake:
             for start in range(0, len(view), self._piece_bytes):
                 if self._is_finished:
                     return
-                with self._stopwatch.time("decode"):
-                    samples = self._decoder.push(view[start : start + self._piece_bytes])
-                with self._stopwatch.time("resample"):
-                    resampled = self._resampler.push(samples)
+                self._stopwatch.start()
+                samples = self._decoder.push(view[start : start + self._piece_bytes])
+                self._stopwatch.lap("decode")
+                resampled = self._resampler.push(samples)
+                self._stopwatch.lap("resample")
                 if len(resampled):
                     yield resampled
         finally:
@@ -161,8 +162,9 @@ class RawIntake:
         if self._is_finished:
             return
         self._is_finished = True
-        with self._stopwatch.time("resample"):
-            resampled = self._resampler.finish()
+        self._stopwatch.start()
+        resampled = self._resampler.finish()
+        self._stopwatch.lap("resample")
         self._stopwatch.report()
         if len(resampled):
             yield resampled
@@ -284,15 +286,16 @@ class ContainerIntake:
     def _drain(self) -> Iterator[Int16Array]:
         try:
             while True:
-                with self._stopwatch.time("decode"):
-                    samples = self._decoder.take()
+                self._stopwatch.start()
+                samples = self._decoder.take()
+                self._stopwatch.lap("decode")
                 if samples is None:
                     return
                 if self._resampler is None:
                     assert self._decoder.sample_rate is not None
                     self._resampler = Resampler(self._decoder.sample_rate, self._target_rate)
-                with self._stopwatch.time("resample"):
-                    resampled = self._resampler.push(samples)
+                resampled = self._resampler.push(samples)
+                self._stopwatch.lap("resample")
                 if len(resampled):
                     yield resampled
         finally:
@@ -317,10 +320,11 @@ def file_samples(
     resampler = Resampler(audio.sample_rate, target_rate)
     blocks = audio.blocks()
     while True:
-        with stopwatch.time("decode"):
-            block = next(blocks, None)
-        with stopwatch.time("resample"):
-            resampled = resampler.finish() if block is None else resampler.push(block)
+        stopwatch.start()
+        block = next(blocks, None)
+        stopwatch.lap("decode")
+        resampled = resampler.finish() if block is None else resampler.push(block)
+        stopwatch.lap("resample")
         stopwatch.report()
         if len(resampled):
             yield resampled

@@ -11,6 +11,7 @@ from service.errors import UndecodableAudio
 
 Float32Array = npt.NDArray[np.float32]
 Int16Array = npt.NDArray[np.int16]
+_LOWEST, _HIGHEST = np.float32(-(2**15)), np.float32(2**15 - 1)
 
 
 class Resampler:
@@ -91,6 +92,5 @@ def to_int16(samples: Float32Array) -> Int16Array:
     """Round float32 `[n]` (full scale is 1) half to even and clip it to int16 `[n]`."""
     scaled: Float32Array = samples * np.float32(2**15)
     np.rint(scaled, out=scaled)
-    np.maximum(scaled, -(2**15), out=scaled)
-    np.minimum(scaled, 2**15 - 1, out=scaled)
+    scaled.clip(_LOWEST, _HIGHEST, out=scaled)
     return scaled.astype(np.int16)

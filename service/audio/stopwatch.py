@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 from service.observer import Stage
 
@@ -23,16 +22,19 @@ class Stopwatch:
         self._observe = observe
         self._clock = clock
         self._seconds: dict[Stage, float] = {}
+        self._started = 0.0
 
-    @contextmanager
-    def time(self, stage: Stage) -> Iterator[None]:
-        """Count what runs inside towards a stage."""
-        start = 0.0 if self._clock is None else self._clock()
-        try:
-            yield
-        finally:
-            if self._clock is not None:
-                self._seconds[stage] = self._seconds.get(stage, 0.0) + self._clock() - start
+    def start(self) -> None:
+        """Count from now on."""
+        if self._clock is not None:
+            self._started = self._clock()
+
+    def lap(self, stage: Stage) -> None:
+        """Count the time since `start`, or the last lap, towards a stage."""
+        if self._clock is not None:
+            now = self._clock()
+            self._seconds[stage] = self._seconds.get(stage, 0.0) + now - self._started
+            self._started = now
 
     def report(self) -> None:
         """Tell the observer what was counted since the last report."""

@@ -84,10 +84,10 @@ class SlidingWindower:
         return self._last_end
 
     def push(self, samples: Int16Array) -> list[Span]:
-        """Take the next samples (int16 `[n]`, copied) and return the windows that they complete, in order."""
+        """Take the next samples (int16 `[n]`, kept: they must not change) and return the windows that they complete."""
         if not len(samples):
             return []
-        self._chunks.append(np.array(samples, dtype=np.int16))
+        self._chunks.append(np.asarray(samples, dtype=np.int16))
         self._received += len(samples)
         spans = []
         while (end := self._next_end()) <= self._received:
@@ -142,7 +142,7 @@ class SlidingWindower:
         self._grid_from = self._received
 
     def read(self, span: Span) -> Int16Array:
-        """Return a copy of a span's samples, int16 `[len(span)]`.
+        """Return a span's samples, int16 `[len(span)]`: a view that cannot be written, and stays as it is.
 
         Raises:
             ValueError: Part of it was released or has not come yet.
@@ -151,7 +151,9 @@ class SlidingWindower:
             raise ValueError(f"{span} is not kept: there is {self._kept_from} to {self._received}")
         if len(self._chunks) > 1:
             self._chunks = [np.concatenate(self._chunks)]
-        return self._chunks[0][span.start - self._kept_from : span.end - self._kept_from].copy()
+        window = self._chunks[0][span.start - self._kept_from : span.end - self._kept_from]
+        window.flags.writeable = False
+        return window
 
     def release(self, position: int) -> None:
         """Forget what no window to come, and no span that starts at `position` or later, needs."""

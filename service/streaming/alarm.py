@@ -24,6 +24,11 @@ class Alarm:
         self._timer: asyncio.TimerHandle | None = None
         self._at = 0.0
 
+    @property
+    def is_set(self) -> bool:
+        """Whether it will ring."""
+        return self._timer is not None
+
     def set(self, at: float | None) -> None:
         """Ring at a clock time, or not at all.
 

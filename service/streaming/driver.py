@@ -227,6 +227,8 @@ class StreamDriver:
         except Exception:
             logger.exception("the stream broke")
             actions = self.session.fail(_our_fault())
+        if not actions and self._alarm.is_set:
+            return  # as after most frames: nobody waits for that, and nothing is due before the alarm, which is set again then
         for action in actions:
             match action:
                 case Send(message) if self._is_parked:

@@ -32,25 +32,17 @@ class Ending:
 
     Attributes:
         closed_with: The close, once there is one; none where the client is gone.
+        is_reading: Whether the end has not begun. Plain, like the next one: every frame of sound asks for them a dozen times.
+        is_closed: Whether nothing follows.
     """
 
     def __init__(self, outgoing: Outgoing) -> None:
         self.closed_with: Close | None = None
         self._outgoing = outgoing
-        self._phase = _Phase.READING
+        self._enter(_Phase.READING)
         self._error: ServiceError | None = None
         self._close_code = 1000
         self._is_audio_ended = False
-
-    @property
-    def is_reading(self) -> bool:
-        """Whether the end has not begun."""
-        return self._phase is _Phase.READING
-
-    @property
-    def is_closed(self) -> bool:
-        """Whether nothing follows."""
-        return self._phase is _Phase.CLOSED
 
     def begin(self, error: ServiceError | None = None, close_code: int = 1000, *, has_sound: bool) -> None:
         """Read no more; once the rest is scored and sent, end with this error or code."""
@@ -58,7 +50,8 @@ class Ending:
             if self._close_code == 1000:  # a drain cuts a sample through no fault of the client's
                 self._error = self._error or error
             return
-        self._phase, self._error, self._close_code = _Phase.FINISHING, error, close_code
+        self._enter(_Phase.FINISHING)
+        self._error, self._close_code = error, close_code
         if not has_sound:
             self._is_audio_ended = True
         elif not self._is_audio_ended:
@@ -96,13 +89,17 @@ class Ending:
 
     def leave(self) -> None:
         """End here: another connection goes on with the stream."""
-        self._phase = _Phase.CLOSED
+        self._enter(_Phase.CLOSED)
 
     def close(self, code: int, reason: str) -> None:
         """Close the connection; all has been said."""
         self.closed_with = Close(code, reason)
         self._outgoing.add(self.closed_with)
-        self._phase = _Phase.CLOSED
+        self._enter(_Phase.CLOSED)
+
+    def _enter(self, phase: _Phase) -> None:
+        self._phase = phase
+        self.is_reading, self.is_closed = phase is _Phase.READING, phase is _Phase.CLOSED
 
     def _give_up(self, reason: DropReason, sound: StreamSound | None) -> None:
         """Count the sound that nothing will be said of any more."""

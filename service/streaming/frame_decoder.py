@@ -66,14 +66,16 @@ class FrameDecoder:
         """
         if self._intake is None:
             return None
-        pieces, started = self._pieces, self._engine.clock()
+        pieces, clock = self._pieces, self._engine.clock
+        started = clock() if self._trace.is_recording else 0.0
         piece = next(pieces, None) if self._is_inline else await self._engine.run(lambda: next(pieces, None))
         if self._trace.is_recording:
-            self.lap = Lap("decode", started, self._engine.clock())
+            self.lap = Lap("decode", started, clock())
         if piece is None:
             return None
-        self._engine.metrics.audio_received("stream", len(piece) / self._rate)
-        await self._meter.take(len(piece) / self._rate)
+        seconds = len(piece) / self._rate
+        self._engine.metrics.audio_received("stream", seconds)
+        await self._meter.take(seconds)
         return piece
 
     def close(self) -> None:

@@ -74,7 +74,7 @@ class SignalMonitor:
         while len(samples):
             left = self._rate - self._in_second
             part, samples = samples[:left], samples[left:]
-            lowest, highest = int(part.min()), int(part.max())
+            lowest, highest = int(np.minimum.reduce(part)), int(np.maximum.reduce(part))
             if lowest <= -FULL_SCALE or highest >= FULL_SCALE:  # seldom: the two reductions above are all that usually runs
                 self._clipped += int(np.count_nonzero((part <= -FULL_SCALE) | (part >= FULL_SCALE)))
             self._loudest = max(self._loudest, highest, -lowest)

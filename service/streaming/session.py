@@ -224,6 +224,8 @@ class StreamSession:
         if not self.is_reading:
             return []
         self._note_frame(now)
+        if self._sound is not None and num_bytes <= self._limits.max_frame_bytes:
+            return []  # as nearly always: what time has brought is looked at when the sound is there
         if not self.is_configured:
             self._fail(self._negotiation.explain_missing())
         elif num_bytes > self._limits.max_frame_bytes:
@@ -233,7 +235,7 @@ class StreamSession:
                     "(SONOTAG_MAX_FRAME_BYTES): send smaller pieces"
                 )
             )
-        elif self._sound is None:
+        else:
             self._sound = StreamSound(self._negotiation.active, self._limits, now)
         self._advance(now)
         return self._outgoing.take()
@@ -242,7 +244,7 @@ class StreamSession:
         """Sound was decoded.
 
         Args:
-            samples: int16 `[n]` at the model's rate; copied.
+            samples: int16 `[n]` at the model's rate; kept, so that they must not change.
             arrived_at: Clock time at which the frame that completed it came.
             now: Clock time.
         """

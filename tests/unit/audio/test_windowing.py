@@ -24,11 +24,16 @@ def test_a_span_reads_its_own_samples_however_they_came():
         np.testing.assert_array_equal(windower.read(span), samples(span.start, span.end))
 
 
-def test_what_was_read_is_the_caller_s_own():
-    windower = SlidingWindower(4, 4)
-    windower.push(samples(0, 4))
-    windower.read(Span(0, 4))[:] = 7
-    np.testing.assert_array_equal(windower.read(Span(0, 4)), samples(0, 4))
+def test_what_was_read_cannot_be_written_and_stays_as_it_is_while_the_sound_goes_on():
+    windower = SlidingWindower(8, 4)
+    windower.push(samples(0, 5))
+    windows = [(span, windower.read(span)) for span in (Span(0, 4), Span(1, 5))]
+    for start in range(5, 105, 5):
+        windows += [(span, windower.read(span)) for span in windower.push(samples(start, start + 5))]
+        windower.release(windower.received_samples)
+    for span, window in windows:
+        assert not window.flags.writeable
+        np.testing.assert_array_equal(window, samples(span.start, span.end))
 
 
 def test_flush_gives_what_is_new_once():
