@@ -116,14 +116,14 @@ class Job:
         except pydantic.ValidationError as error:
             self._distrust(f"{model.__name__}: {error.error_count()} problems")
 
-    def expect_sound(self, payload: bytes, sample_bytes: int) -> None:
+    def expect_sound(self, num_bytes: int, sample_bytes: int) -> None:
         """Check that there are whole samples.
 
         Raises:
             DecodingFailed: There are not.
         """
-        if not payload or len(payload) % sample_bytes:
-            self._distrust(f"a block of {len(payload)} bytes")
+        if not num_bytes or num_bytes % sample_bytes:
+            self._distrust(f"a block of {num_bytes} bytes")
 
     def earn(self, seconds: float) -> None:
         """Let it go on: it gave so much sound."""
@@ -218,7 +218,7 @@ class ProcessSound:
             if kind is not Kind.BLOCK or len(payload) <= BLOCK_HEADER.size:
                 job.reject(f"{kind.name} with {len(payload)} bytes")
             decode, resample, self.num_read_bytes = BLOCK_HEADER.unpack_from(payload)
-            job.expect_sound(payload[BLOCK_HEADER.size :], 2)
+            job.expect_sound(len(payload) - BLOCK_HEADER.size, 2)
             self._observe("decode", max(0.0, decode))
             self._observe("resample", max(0.0, resample))
             samples = np.frombuffer(payload, np.int16, offset=BLOCK_HEADER.size)
@@ -344,7 +344,7 @@ class ProcessStream:
                 job.reject("a sample rate out of range")
             self.sample_rate, self.channels = opened.sample_rate, opened.channels
         elif kind is Kind.BLOCK and self.sample_rate is not None:
-            job.expect_sound(payload, 4)
+            job.expect_sound(len(payload), 4)
             samples = np.frombuffer(payload, np.float32)
             job.earn(len(samples) / self.sample_rate)
             return samples
