@@ -1,4 +1,7 @@
-"""The service around a model that costs nothing, so that the rest is all it costs: `python -m bench.free_service serve`."""
+"""The service around a model that costs nothing, so that the rest is all it costs: `python -m bench.free_service serve`.
+
+`--loop asyncio` runs it on asyncio's event loop in place of uvloop's (`bench.loops`).
+"""
 
 from __future__ import annotations
 
@@ -65,14 +68,18 @@ def main() -> None:
     """Serve, in one process."""
     parser = argparse.ArgumentParser(prog="python -m bench.free_service serve")
     add_arguments(parser)
-    settings = read_settings(parser.parse_args(sys.argv[2:]))
+    parser.add_argument("--loop", choices=("uvloop", "asyncio"), default="uvloop")
+    args = parser.parse_args(sys.argv[2:])
+    settings = read_settings(args)
     from fastapi import FastAPI
+    from uvicorn.config import LOOP_FACTORIES
 
     from service.app import create_app
     from service.keeper.client import KeeperClient
     from service.server import end_process, run_server
     from service.settings import Settings
 
+    LOOP_FACTORIES["uvloop"] = LOOP_FACTORIES[args.loop]  # the service asks uvicorn for uvloop by name
     runner = FreeRunner(open_bundle(EMBEDDED_BUNDLE.folder))
 
     def create(settings: Settings, *, keeper: KeeperClient | None = None) -> FastAPI:

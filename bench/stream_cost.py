@@ -91,12 +91,17 @@ def sum_up(rounds: list[list[StreamStage]]) -> StreamCost:
     growths = [many / few for few, many in zip(more_of_few, more_of_many, strict=True) if few > 0]
     return StreamCost(
         rounds=len(rounds),
-        streams=statistics.median(1000 * _cores(some) / (some.streams * SPEED) for _, some, _ in rounds),
+        streams=statistics.median(cost_of_each(some) for _, some, _ in rounds),
         more_of_few=statistics.median(more_of_few),
         more_of_many=statistics.median(more_of_many),
         growth=statistics.median(growths) if growths else None,
         broken={stage.streams: stage.broken for stages in rounds for stage in stages if stage.broken},
     )
+
+
+def cost_of_each(stage: StreamStage) -> float:
+    """Return the milliseconds for a second of sound that a stage took, all included, as the share of one of its streams."""
+    return 1000 * _cores(stage) / (stage.streams * SPEED)
 
 
 def to_markdown(cost: StreamCost) -> str:
