@@ -22,7 +22,7 @@ class Infer:
 
     Attributes:
         ticket: Names the window in the answer.
-        waveform: int16 `[n]`, the receiver's own.
+        waveform: int16 `[n]`, a view of the stream's sound that cannot be written.
         window_samples: The stream's window, which the first ones do not fill.
         due: Clock seconds from which its lag counts: later than now where sound comes ahead of real time.
         deadline: Clock seconds after which the answer is worth nothing, or None.
