@@ -32,7 +32,7 @@ STAGES: Final = ("decode", "resample", "queue", "infer", "postprocess")
 DROP_REASONS: Final = ("lag", "disconnect", "inference_failed", "closed")
 SOURCES: Final = ("clip", "stream")
 WASTE_REASONS: Final = ("left", "late")
-REFUSALS: Final = ("full", "draining", "not_ready")
+REFUSALS: Final = ("full", "draining", "not_ready", "unavailable")
 DECODER_FAILURES: Final = ("crash", "time", "memory")
 REPLACEMENT_CAUSES: Final[tuple[ReplacementCause, ...]] = ("died", "hung", "stalled", "reload")
 # One for each close code of the contract, and the ends that send none.

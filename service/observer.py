@@ -45,7 +45,7 @@ class Observer(Protocol):
         """A live stream ended, with the name of its close (a closed set: see `service.api.websocket`)."""
 
     def stream_refused(self, reason: str) -> None:
-        """An upgrade was refused: `full`, `draining` or `not_ready`."""
+        """An upgrade was refused: `full`, `draining`, `not_ready` or `unavailable`."""
 
     def decoder_failed(self, failure: DecoderFailure) -> None:
         """A decoder process had to be given up, with the file or stream it was decoding."""

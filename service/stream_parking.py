@@ -11,6 +11,9 @@ takes a place, has that admitted, and only then takes the stream. One that is re
 A client whose new connection breaks before it has read `ready` comes back with the token it had: until it has sent something,
 its stream is found by both.
 
+Nor is a stream lost whose worker is slow to answer: who comes for it is told to come again, and a worker that gave it keeps it
+until it hears that it has arrived.
+
 A stream is given to the API key that opened it and to no other. The keeper counts what is kept: the oldest go when there are
 more than may be open.
 """
@@ -33,7 +36,9 @@ from service.keeper.topics import (
     FIND_STREAM,
     GIVE_STREAM,
     PARK_STREAM,
+    RELEASE_STREAM,
     SETTLE_STREAM,
+    TAKEN_STREAM,
     UNPARK_STREAM,
     Message,
     Nothing,
@@ -48,18 +53,22 @@ from service.streaming.driver import Demand, StreamDriver
 A = TypeVar("A", bound=Message)
 
 MAX_TOKEN_CHARACTERS = 100
+RETRY_SECONDS = 1.0
+"""A stream is kept for a limited time, and a worker that was busy may answer at once."""
 
 
 @dataclass(slots=True)
 class _Kept:
-    """`alias`: the token that it was fetched by, while its client may know no other. `is_going`: to another connection."""
+    """`alias`: the token that it was fetched by, while its client may know no other. `num_going`: how many want it for another
+    connection, of whom some may have left. `is_given`: one of them was given it."""
 
     token: str
     driver: StreamDriver
     owner: str
     alias: str | None = None
     expiry: asyncio.TimerHandle | None = None
-    is_going: bool = False
+    num_going: int = 0
+    is_given: bool = False
 
 
 class StreamParking:
@@ -76,6 +85,7 @@ class StreamParking:
         self._kept: dict[str, _Kept] = {}
         keeper.desk.add(DESCRIBE_STREAM, self._describe)
         keeper.desk.add(GIVE_STREAM, self._give)
+        keeper.desk.add(RELEASE_STREAM, self._release)
         keeper.desk.add(DROP_STREAM, self._drop_oldest)
 
     @property
@@ -97,7 +107,7 @@ class StreamParking:
 
     def hold(self, token: str) -> None:
         """See `Resumption`."""
-        if (kept := self._kept.get(token)) and not kept.is_going and kept.expiry is None:
+        if (kept := self._kept.get(token)) and not kept.num_going and kept.expiry is None:
             kept.expiry = asyncio.get_running_loop().call_later(self._seconds, self._expire, kept)
             self._keeper.tell(PARK_STREAM, ParkedStream(token=token))
 
@@ -121,22 +131,32 @@ class StreamParking:
         """See `Resumption`."""
         answer = await self._ask(FIND_STREAM, token, owner, ASK_SECONDS + 1)
         if answer is None or answer.model is None:
+            _check_in_time(answer)
             return None
         return Demand(answer.model, answer.windows_per_second)
 
     async def fetch(self, token: str, owner: str) -> str | None:
         """See `Resumption`."""
         answer = await self._ask(FETCH_STREAM, token, owner, GIVE_SECONDS + 1)
-        return None if answer is None else answer.state
+        if answer is None or answer.state is None:
+            _check_in_time(answer)
+            return None
+        self._release(0, ParkedStream(token=token))  # it may have been this very worker that gave it
+        self._keeper.tell(TAKEN_STREAM, ParkedStream(token=token))
+        return answer.state
 
     async def _ask(self, topic: Topic[StreamToken, A], token: str, owner: str, seconds: float) -> A | None:
-        """Ask the keeper about a stream; None for what is no token, and where nobody can be asked: without the supervisor."""
+        """Ask the keeper about a stream; None for what is no token.
+
+        Raises:
+            Unavailable: It does not answer.
+        """
         if len(token) > MAX_TOKEN_CHARACTERS:
             return None
         try:
             return await self._keeper.ask(topic, StreamToken(token=token, owner=owner), seconds=seconds)
-        except Unavailable:
-            return None
+        except Unavailable as error:
+            raise _come_again() from error
 
     async def _describe(self, _asker: int, question: StreamToken) -> StreamDemand:
         if (kept := self._find(question)) is None:
@@ -150,20 +170,26 @@ class StreamParking:
     async def _give(self, _asker: int, question: StreamToken) -> StreamState:
         if (kept := self._find(question)) is None:
             return StreamState(state=None)
-        kept.is_going = True
+        kept.num_going += 1
         self._end_wait(kept)
         try:
             state = await kept.driver.give_away()
-        except asyncio.CancelledError:  # whoever asked has left, or waits no longer
-            kept.is_going = False
+            kept.is_given = True
+        finally:  # whoever asked may have left, or wait no longer
+            kept.num_going -= 1
             self.hold(kept.token)
-            raise
-        self._remove(kept)
         return StreamState(state=state)
+
+    def _release(self, _asker: int, question: ParkedStream) -> Nothing:
+        """Forget a stream that arrived where it was given to; it goes on there, so nothing of it is lost."""
+        if (kept := self._kept.get(question.token)) and kept.is_given:
+            self._end_wait(kept)
+            self._remove(kept)
+        return Nothing()
 
     def _find(self, question: StreamToken) -> _Kept | None:
         kept = self._kept.get(question.token)
-        if kept is None or kept.owner != question.owner or kept.is_going or not kept.driver.session.is_resumable:
+        if kept is None or kept.owner != question.owner or not kept.driver.session.is_resumable:
             return None
         return kept
 
@@ -197,10 +223,23 @@ class StreamParking:
         self._remove_alias(kept)
 
     def _remove_alias(self, kept: _Kept) -> None:
-        if kept.alias is not None:
-            self._kept.pop(kept.alias, None)
+        if kept.alias is not None and self._kept.get(kept.alias) is kept:
+            del self._kept[kept.alias]
             self._keeper.tell(SETTLE_STREAM, ParkedStream(token=kept.alias))
-            kept.alias = None
+        kept.alias = None
+
+
+def _check_in_time(answer: StreamDemand | StreamState | None) -> None:
+    if answer is not None and answer.is_late:
+        raise _come_again()
+
+
+def _come_again() -> Unavailable:
+    return Unavailable(
+        "the process that may have this stream does not answer now, and keeps it: come again with the same resume_token",
+        param="resume_token",
+        retry_after_s=RETRY_SECONDS,
+    )
 
 
 class OwnParking:

@@ -32,8 +32,9 @@ _CHANNEL: Final = "stream"
 _ABOUT: Final = (
     "Live sound in, tags and events out. Binary frames are sound and nothing else, text frames are JSON objects with a `type`. "
     "The configuration comes in the query string, in a first `start`, or in both; what is given twice must be the same. The "
-    "upgrade is refused with 503 and Retry-After when the service is full, drains or is not ready; anything else that is wrong "
-    "is told by an `error` before the close. Where the service has keys, one of the security schemes is needed."
+    "upgrade is refused with 503 and Retry-After when the service is full, drains, is not ready, or cannot ask for the stream "
+    "that is to go on; anything else that is wrong is told by an `error` before the close. Where the service has keys, one of "
+    "the security schemes is needed."
 )
 _SECURITY_SCHEMES: Final[Schema] = {
     "bearer": {

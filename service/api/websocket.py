@@ -41,6 +41,8 @@ OUTCOMES = {
     4503: "overloaded",
 }
 DISCONNECTED = "disconnected"
+REFUSALS = ("draining", "not_ready", "unavailable")
+"""Codes that are reasons of their own; whatever else is unavailable is full."""
 PROTOCOL = "sonotag.v1"
 """The subprotocol that is answered with where it is offered beside a credential, which is then not sent back."""
 BEARER_PROTOCOL = "sonotag.bearer."
@@ -105,8 +107,8 @@ async def _serve_stream(websocket: WebSocket, services: Services, session_id: st
 def _account(services: Services, visit: _Visit, *, open_seconds: float, sound_seconds: float) -> None:
     """Count a stream that is over, and write it down."""
     if isinstance(visit.refusal, Unavailable):
-        reason = {"draining": "draining", "not_ready": "not_ready"}.get(visit.refusal.code, "full")
-        services.metrics.stream_refused(reason)
+        code = visit.refusal.code
+        services.metrics.stream_refused(code if code in REFUSALS else "full")
         log_refusal("stream", visit.key, visit.refusal.code, open_seconds)
         return
     if visit.driver is None:  # it was told why it may not come in: a stream, too, that came and went
@@ -147,7 +149,7 @@ async def _take_places(websocket: WebSocket, services: Services, parking: Resump
     know yet that it is broken: a stream is counted once.
 
     Raises:
-        Unavailable: There is none, or the service is not ready.
+        Unavailable: There is none, the service is not ready, or whoever may have that stream does not answer.
     """
     services.lifecycle.check_ready()
     token = websocket.query_params.get("resume_token")

@@ -28,8 +28,10 @@ from service.keeper.topics import (
     LEAVE_PLACE,
     LEAVE_ROOM,
     PARK_STREAM,
+    RELEASE_STREAM,
     SETTLE_STREAM,
     TAKE_PLACE,
+    TAKEN_STREAM,
     UNPARK_STREAM,
     VERSION,
     Hello,
@@ -110,6 +112,7 @@ class Keeper:
         self.desk.add(LEAVE_ROOM, self._leave_room)
         self.desk.add(FIND_STREAM, self._find_stream)
         self.desk.add(FETCH_STREAM, self._fetch_stream)
+        self.desk.add(TAKEN_STREAM, self._move_stream)
         self.desk.add(PARK_STREAM, self._park_stream)
         self.desk.add(UNPARK_STREAM, self._unpark_stream)
         self.desk.add(SETTLE_STREAM, self._settle_stream)
@@ -180,8 +183,12 @@ class Keeper:
 
     async def _drop_streams(self, streams: list[tuple[int, str]]) -> Nothing:
         for worker, token in streams:
-            with contextlib.suppress(Unavailable):  # it is gone, and the stream with it
-                await self.ask_worker(worker, DROP_STREAM, ParkedStream(token=token))
+            await self._tell_holder(worker, DROP_STREAM, ParkedStream(token=token))
+        return Nothing()
+
+    async def _tell_holder(self, worker: int, topic: Topic[ParkedStream, Nothing], stream: ParkedStream) -> Nothing:
+        with contextlib.suppress(Unavailable):  # it is gone, and the stream with it, or will come to the end of it by itself
+            await self.ask_worker(worker, topic, stream)
         return Nothing()
 
     def _unpark_stream(self, _worker: int, question: ParkedStream) -> Nothing:
@@ -194,21 +201,28 @@ class Keeper:
 
     async def _find_stream(self, _worker: int, question: StreamToken) -> StreamDemand:
         await self._until_moved(question.token)
-        return await self._ask_holder(DESCRIBE_STREAM, question, ASK_SECONDS) or StreamDemand()
+        try:
+            return await self._ask_holder(DESCRIBE_STREAM, question, ASK_SECONDS) or StreamDemand()
+        except Unavailable:
+            return StreamDemand(is_late=True)
 
-    async def _fetch_stream(self, worker: int, question: StreamToken) -> StreamState:
+    async def _fetch_stream(self, _worker: int, question: StreamToken) -> StreamState:
         await self._until_moved(question.token)
         moved = self._fetching[question.token] = asyncio.Event()
         try:
-            answer = await self._ask_holder(GIVE_STREAM, question, GIVE_SECONDS)
-            if answer is None or answer.state is None:
-                return StreamState(state=None)
-            if worker in self._ports:
-                self.parked.move(question.token, worker, 2 * self.places.limit)  # open ones, and as many that are kept
-            return answer
+            return await self._ask_holder(GIVE_STREAM, question, GIVE_SECONDS) or StreamState(state=None)
+        except Unavailable:
+            return StreamState(state=None, is_late=True)
         finally:
             del self._fetching[question.token]
             moved.set()
+
+    def _move_stream(self, worker: int, question: ParkedStream) -> Nothing | Awaitable[Nothing]:
+        holder = self.parked.worker_of(question.token)
+        self.parked.move(question.token, worker, 2 * self.places.limit)  # open ones, and as many that are kept
+        if holder is None or holder == worker:
+            return Nothing()
+        return self._tell_holder(holder, RELEASE_STREAM, question)
 
     async def _until_moved(self, token: str) -> None:
         """Wait while a stream is on its way from one worker to another: whoever asks comes after it."""
@@ -216,14 +230,15 @@ class Keeper:
             await moved.wait()
 
     async def _ask_holder(self, topic: Topic[StreamToken, A], question: StreamToken, seconds: float) -> A | None:
-        """Ask the worker that has the stream; one that is dead has taken its streams along."""
+        """Ask the worker that has the stream; one that is dead has taken its streams along.
+
+        Raises:
+            Unavailable: It does not answer in time, and may have the stream.
+        """
         worker = self.parked.worker_of(question.token)
         if worker not in self._ports:
             return None
-        try:
-            return await self.ask_worker(worker, topic, question, seconds=seconds)
-        except Unavailable:
-            return None
+        return await self.ask_worker(worker, topic, question, seconds=seconds)
 
 
 def _greet(worker: int, _hello: Hello) -> Welcome:

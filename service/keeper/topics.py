@@ -129,16 +129,20 @@ class StreamToken(Message):
 
 
 class StreamState(Message):
-    """The stream as `service.streaming.state` writes it; None where nobody has it."""
+    """The stream as `service.streaming.state` writes it; None where nobody has it. `is_late`: its worker has not answered, so
+    that nobody knows."""
 
     state: str | None
+    is_late: bool = False
 
 
 class StreamDemand(Message):
-    """What such a stream asks of which model, in windows a second; no model where nobody has the stream."""
+    """What such a stream asks of which model, in windows a second; no model where nobody has the stream. `is_late` is that of
+    `StreamState`."""
 
     model: str | None = None
     windows_per_second: float = 0.0
+    is_late: bool = False
 
 
 FIND_STREAM: Final = Topic("find_stream", StreamToken, StreamDemand)
@@ -149,7 +153,7 @@ DESCRIBE_STREAM: Final = Topic("describe_stream", StreamToken, StreamDemand)
 FETCH_STREAM: Final = Topic("fetch_stream", StreamToken, StreamState)
 """To the keeper, which asks the worker that the token names, or the one that fetched the stream by it before."""
 GIVE_STREAM: Final = Topic("give_stream", StreamToken, StreamState)
-"""To that worker."""
+"""To that worker, which keeps the stream none the less: its answer may come too late for anybody to take it."""
 
 
 class ParkedStream(Message):
@@ -158,6 +162,10 @@ class ParkedStream(Message):
     token: str
 
 
+TAKEN_STREAM: Final = Topic("taken_stream", ParkedStream, Nothing)
+"""To the keeper: this worker has the stream that it fetched by this token."""
+RELEASE_STREAM: Final = Topic("release_stream", ParkedStream, Nothing)
+"""To the worker that gave it: what it keeps of it is of no use any more."""
 PARK_STREAM: Final = Topic("park_stream", ParkedStream, Nothing)
 """To the keeper: this worker keeps a stream from now on."""
 UNPARK_STREAM: Final = Topic("unpark_stream", ParkedStream, Nothing)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from service.engine import Engine
-from service.errors import QueueFull, ServiceError, SlowReader
+from service.errors import ServiceError, SlowReader, Unavailable
 from service.inference.live_share import LivePlace
 from service.inference.runner import FloatArray
 from service.meter import UNMETERED, Meter
@@ -70,11 +70,19 @@ class Resumption(Protocol):
 
     async def find(self, token: str) -> Demand | None:
         """Return what has to be admitted before a stream is taken; None where nobody has it. The stream stays where it is, but
-        its old connection is left if it is still open, and what that held is free."""
+        its old connection is left if it is still open, and what that held is free.
+
+        Raises:
+            Unavailable: Whoever may have it does not answer.
+        """
         ...
 
     async def fetch(self, token: str) -> str | None:
-        """Take a stream that was found from wherever it is; None where nobody has it."""
+        """Take a stream that was found from wherever it is; None where nobody has it.
+
+        Raises:
+            Unavailable: Whoever may have it does not answer. It stays there.
+        """
         ...
 
 
@@ -259,22 +267,29 @@ class StreamDriver:
             self._arm()
 
     async def _fetch(self, token: str) -> None:
-        """Look for the stream that the client wants to go on with; it stays where it is if there is no room for it now."""
-        demand = await self._resumption.find(token) if self._resumption else None
-        if self._resumption is None or demand is None:
-            self._perform(self.session.resume, None, self._clock())
-            return
+        """Look for the stream that the client wants to go on with; it stays where it is if it cannot go on now."""
         try:
-            self._ask_for(demand)  # what is held now is what the stream will ask for: once taken it is not refused any more
-        except QueueFull as error:
+            text = await self._take_over(token)
+        except Unavailable as error:
             self._perform(self.session.fail, error)
             return
-        text = await self._resumption.fetch(token)
-        if text is not None and self._token:
+        if self._resumption and text is not None and self._token:
             self._resumption.alias(self._token, token)  # should `ready` get lost, the client comes back as it came
         self._perform(self.session.resume, text, self._clock())
         if self.session.is_confirmed:
             self._settle()
+
+    async def _take_over(self, token: str) -> str | None:
+        """Return a stream that there is room for; None where nobody has it.
+
+        Raises:
+            Unavailable: There is no room, or the stream cannot be had now.
+        """
+        demand = await self._resumption.find(token) if self._resumption else None
+        if self._resumption is None or demand is None:
+            return None
+        self._ask_for(demand)  # what is held now is what the stream will ask for: once taken it is not refused any more
+        return await self._resumption.fetch(token)
 
     def _settle(self) -> None:
         if self._resumption and self._token:

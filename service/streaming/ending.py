@@ -3,7 +3,7 @@
 The law::
 
     READING --(begin)--> FINISHING --(the decoder is drained, every window is answered: conclude)--> CLOSED
-         any phase --(fail, abandon, leave, close)--> CLOSED
+         any phase --(fail, abandon, close)--> CLOSED
 """
 
 from __future__ import annotations
@@ -85,10 +85,6 @@ class Ending:
     def abandon(self, sound: StreamSound | None) -> None:
         """End at once without a word: the client is gone."""
         self._give_up("disconnect", sound)
-        self.leave()
-
-    def leave(self) -> None:
-        """End here: another connection goes on with the stream."""
         self._enter(_Phase.CLOSED)
 
     def close(self, code: int, reason: str) -> None:

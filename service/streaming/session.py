@@ -176,7 +176,8 @@ class StreamSession:
         return self._outgoing.take()
 
     def snapshot(self, now: float) -> str:
-        """Return the stream as JSON for `resume` of another session. It is over here; every window was answered before."""
+        """Return the stream as JSON for `resume` of another session; every window was answered before. Nothing is to be done
+        with it here any more, but it can be had again, should it not arrive."""
         active, closed_with = self._negotiation.active, self._ending.closed_with
         state = SessionState(
             version=STATE_VERSION,
@@ -189,7 +190,6 @@ class StreamSession:
             close=(closed_with.code, closed_with.reason) if closed_with else None,
             missing_from=self._negotiation.missing_from,
         )
-        self._ending.leave()
         return dump_state(state)
 
     def receive_text(self, text: str, now: float) -> list[Action]:

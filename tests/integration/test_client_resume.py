@@ -26,10 +26,9 @@ from tests.support.wire import Wire, wired
 
 PIECE = level(1, 1600).tobytes()
 FIELDS = {"encoding": "s16le", "sample_rate": 16_000, "hop": 0.5, "on_lag": "wait"}
-FULL = {
+NOT_NOW = {
     "type": "error",
-    "code": "queue_full",
-    "message": "the open streams leave too little",
+    "message": "not now",
     "param": None,
     "retryable": True,
     "retry_after_s": 5.0,
@@ -125,10 +124,11 @@ async def test_a_stream_whose_place_is_taken_meanwhile_is_asked_for_as_long_as_i
             await leave()
 
 
-async def test_a_stream_that_is_closed_with_4503_when_it_is_to_go_on_goes_on_later() -> None:
+@pytest.mark.parametrize("code", ["queue_full", "unavailable"])
+async def test_a_stream_that_is_closed_with_4503_when_it_is_to_go_on_goes_on_later(code: str) -> None:
     waiting = Waiting()
     with serving() as server:
-        async with refusing(server.url, 2) as url, AsyncClient(url, retry=waiting.retry) as client:
+        async with refusing(server.url, 2, code) as url, AsyncClient(url, retry=waiting.retry) as client:
             messages = [m async for m in client.stream([PIECE] * 60, **FIELDS)]  # type: ignore[arg-type]
     assert waiting.pauses == [5.0, 5.0]
     assert [m.end for m in messages if isinstance(m, Tags)] == [0.5 * n for n in range(1, 13)]
@@ -137,16 +137,16 @@ async def test_a_stream_that_is_closed_with_4503_when_it_is_to_go_on_goes_on_lat
 
 
 @asynccontextmanager
-async def refusing(target: str, num_refused: int) -> AsyncIterator[str]:
-    """Run a door to a server: it breaks the first stream after its first tags, and has no room for so many that follow."""
+async def refusing(target: str, num_refused: int, code: str) -> AsyncIterator[str]:
+    """Run a door to a server: it breaks the first stream after its first tags, and refuses so many that follow."""
     num_come = 0
 
     async def let_in(near: ServerConnection) -> None:
         nonlocal num_come
         num_come += 1
         if 1 < num_come <= 1 + num_refused:
-            await near.send(json.dumps(FULL))
-            await near.close(4503, "queue_full")
+            await near.send(json.dumps({**NOT_NOW, "code": code}))
+            await near.close(4503, code)
             return
         assert near.request is not None
         async with connect(target.replace("http", "ws", 1) + near.request.path) as far:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 from collections.abc import AsyncIterator
@@ -19,7 +20,7 @@ from websockets.exceptions import InvalidStatus
 from service.access.keys import Limits
 from tests.support.app_server import AppServer, serving
 from tests.support.keys import add_key, bearer
-from tests.support.process import running
+from tests.support.process import ServiceProcess, running
 from tests.support.runners import FakeRunner, level
 from tests.support.websocket import Listener, Stream, stream_pieces, stream_url
 
@@ -361,6 +362,48 @@ async def test_resampled_sound_is_sent_again_from_a_whole_second() -> None:
         for tag in theirs["tags"]:
             # The fake model counts samples near a level: one that is rounded the other way moves a score by 1/16000.
             assert ours[tag["label"]] == pytest.approx(tag["score"], abs=3e-4)
+
+
+def worker_with(service: ServiceProcess, listener: Listener) -> int:
+    """Return the id of the process at the other end of a stream's connection."""
+    ours = listener.socket.local_address[1]
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    (inode,) = {row[9] for row in rows if int(row[2].partition(":")[2], 16) == ours and row[9] != "0"}
+    links = {pid: {str(fd.readlink()) for fd in Path(f"/proc/{pid}/fd").iterdir()} for pid in service.children()}
+    return next(pid for pid, targets in links.items() if f"socket:[{inode}]" in targets)
+
+
+@pytest.mark.slow
+async def test_a_stream_whose_worker_is_only_slow_to_answer_is_refused_and_goes_on_once_it_answers(tmp_path: Path) -> None:
+    environ = {"SONOTAG_WORKERS": "2", "SONOTAG_WATCHDOG_SECONDS": "600"}
+    with running("tests.support.fake_service", cwd=tmp_path, environ=environ) as service:
+        url = await asyncio.to_thread(service.wait_ready)
+        async with Stream(url, RAW) as first:
+            ready = await speak_a_second(first)
+            holder = worker_with(service, first)
+            os.kill(holder, signal.SIGSTOP)  # a process whose event loop is busy answers as little
+            try:
+                break_off(first)
+                resume = {**RAW, "resume_token": ready["resume_token"], "last_seq": last_seq(first)}
+                with pytest.raises(InvalidStatus) as refusal:
+                    await connect(stream_url(url, resume))
+                answer = refusal.value.response
+                assert (answer.status_code, answer.headers["Retry-After"]) == (503, "1")
+                error = json.loads(answer.body)["error"]
+                assert (error["code"], error["param"], error["retryable"]) == ("unavailable", "resume_token", True)
+                async with Stream(url) as second:  # in `start` it is the same, after the upgrade
+                    await second.send({"type": "start", **resume})
+                    told = await second.closed()
+                assert told.code == 4503
+                assert [(message["code"], message["fatal"]) for message in told.messages] == [("unavailable", True)]
+            finally:
+                os.kill(holder, signal.SIGCONT)
+        await until(url, 'sonotag_streams_refused_total{reason="unavailable"} 1.0')
+        async with going_on(url, ready["resume_token"], last_seq(first)) as (third, again):
+            assert (again["resumed_at"], again["missing"]) == (1.0, [])
+            await third.send(SECOND)
+            assert (await third.until("tags"))["end"] == 1.5
+        assert await asyncio.to_thread(service.end_cleanly) == 0
 
 
 async def test_any_worker_goes_on_with_a_stream_but_a_dead_one_has_taken_its_streams_along(tmp_path: Path) -> None:

@@ -21,7 +21,11 @@ from service.keeper.places import StreamPlaces
 from service.keeper.reloads import Reloads
 from service.keeper.topics import (
     COUNT_PLACES,
+    DESCRIBE_STREAM,
     DISCARD_MODELS,
+    FETCH_STREAM,
+    FIND_STREAM,
+    GIVE_STREAM,
     HELLO,
     HOLD_ROOM,
     LEAVE_PLACE,
@@ -39,6 +43,9 @@ from service.keeper.topics import (
     Prepared,
     Reloaded,
     Room,
+    StreamDemand,
+    StreamState,
+    StreamToken,
     Swapped,
     TakePlace,
     Topic,
@@ -64,7 +71,7 @@ async def wait_for_ever(_worker: int, _question: Nothing) -> Nothing:
     return Nothing()
 
 
-def break_down(_worker: int, _question: Nothing) -> Nothing:
+def break_down(_worker: int, _question: Message) -> Nothing:
     raise ZeroDivisionError
 
 
@@ -322,6 +329,19 @@ async def test_without_a_supervisor_a_change_that_fails_is_the_reason_that_is_an
     keeper = make_keeper()
     async with changing(keeper, 1, reason="no room"):
         assert await keeper.reloads.reload() == Reloaded(reason="no room")
+
+
+async def test_a_worker_that_does_not_answer_may_still_have_its_stream_and_a_dead_one_has_not() -> None:
+    keeper = make_keeper()
+    question = StreamToken(token="2.abc", owner="")
+    async with linked(keeper, 1) as (asker, _):
+        async with linked(keeper, 2) as (holder, _):
+            for topic in (DESCRIBE_STREAM, GIVE_STREAM):
+                holder.desk.add(Topic(topic.name, StreamToken, Nothing), break_down)
+            assert await asker.ask(FIND_STREAM, question) == StreamDemand(is_late=True)
+            assert await asker.ask(FETCH_STREAM, question) == StreamState(state=None, is_late=True)
+        assert await asker.ask(FIND_STREAM, question) == StreamDemand()
+        assert await asker.ask(FETCH_STREAM, question) == StreamState(state=None)
 
 
 async def test_whoever_waits_is_told_when_the_supervisor_dies() -> None:
