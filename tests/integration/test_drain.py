@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import signal
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import httpx
@@ -11,7 +13,7 @@ import pytest
 
 from service import exit_codes
 from tests.support.process import running
-from tests.support.runners import level
+from tests.support.runners import held_gate, level
 from tests.support.websocket import Stream
 
 RAW = {"encoding": "s16le", "sample_rate": 16_000, "hop": 0.5}
@@ -19,7 +21,7 @@ NUM_STREAMS, NUM_UPLOADS = 50, 20
 UPLOAD = b"".join([b"RIFF\xff\xff\xff\xffWAVEfmt ", b"\x10\0\0\0\1\0\1\0\x80>\0\0\0}\0\0\2\0\x10\0data\xff\xff\xff\xff"])
 
 
-async def upload(client: httpx.AsyncClient, is_sent: asyncio.Event, may_end: asyncio.Event) -> httpx.Response:
+async def upload(client: httpx.AsyncClient, may_end: asyncio.Event, is_sent: asyncio.Event) -> httpx.Response:
     """A clip of three seconds, whose last one comes only when it may."""
 
     async def body() -> object:
@@ -31,42 +33,60 @@ async def upload(client: httpx.AsyncClient, is_sent: asyncio.Event, may_end: asy
     return await client.post("/v1/classify", content=body(), timeout=60)  # type: ignore[arg-type]
 
 
-async def listen(url: str, is_heard: asyncio.Event) -> list[dict[str, object]]:
-    """A stream with 1.4 s of sound, to whatever end the server gives it."""
-    async with Stream(url, RAW) as listener:
-        await listener.send(level(1, 16_000).tobytes())
-        await listener.until("tags", 2)
-        await listener.send(level(2, 6_400).tobytes())
-        is_heard.set()
-        told = await listener.closed()
-    assert told.code == 1001, told
-    return told.messages
+async def until_accepted(client: httpx.AsyncClient, workers: int) -> None:
+    """Wait until the service has all the sound that is sent: each window waits for the model but one a worker, which it
+    has in hand."""
+    waiting = NUM_STREAMS + 3 * len(range(1, NUM_UPLOADS, 2)) - workers
+    wanted = {
+        f'sonotag_audio_received_seconds_total{{source="stream"}} {NUM_STREAMS * 1.75}',
+        f'sonotag_queue_depth_windows{{model="fake"}} {waiting}.0',
+    }
+    async with asyncio.timeout(60):
+        while not wanted <= set((await client.get("/metrics")).text.splitlines()):
+            pass
 
 
-@pytest.mark.parametrize("workers", ["1", "2"])
-async def test_a_drain_under_load_answers_whatever_was_accepted(tmp_path: Path, workers: str) -> None:
-    with running("tests.support.fake_service", cwd=tmp_path, environ={"SONOTAG_WORKERS": workers}) as service:
+@pytest.mark.parametrize("workers", [1, 2])
+async def test_a_drain_under_load_answers_whatever_was_accepted(tmp_path: Path, workers: int) -> None:
+    gate = tmp_path / "gate"
+    gate.touch()
+    environ = {"SONOTAG_WORKERS": str(workers), "SONOTAG_MAX_LAG_SECONDS": "60", "FAKE_GATE": str(gate)}
+    async with AsyncExitStack() as stack:
+        service = stack.enter_context(running("tests.support.fake_service", cwd=tmp_path, environ=environ))
         url = await asyncio.to_thread(service.wait_ready)
         limits = httpx.Limits(max_connections=None)
-        async with httpx.AsyncClient(base_url=url, limits=limits) as client:
-            heard = [asyncio.Event() for _ in range(NUM_STREAMS)]
-            sent = [asyncio.Event() for _ in range(NUM_UPLOADS)]
-            may_end = asyncio.Event()
-            streams = [asyncio.create_task(listen(url, event)) for event in heard]
-            uploads = [asyncio.create_task(upload(client, event, may_end)) for event in sent]
-            async with asyncio.timeout(60):
-                for event in (*heard, *sent):
-                    await event.wait()
+        client = await stack.enter_async_context(httpx.AsyncClient(base_url=url, limits=limits, timeout=60))
+        streams = [await stack.enter_async_context(Stream(url, RAW)) for _ in range(NUM_STREAMS)]
+        for stream in streams:
+            await stream.send(level(1, 16_000).tobytes())
+        for stream in streams:
+            await stream.until("tags", 2)
+        is_drained, at_once = asyncio.Event(), asyncio.Event()
+        at_once.set()
+        sent = [asyncio.Event() for _ in range(NUM_UPLOADS)]
+        with held_gate(gate):
+            for stream in streams:
+                await stream.send(level(2, 12_000).tobytes())
+            uploads = []
+            for number, event in enumerate(sent):
+                uploads.append(asyncio.create_task(upload(client, at_once if number % 2 else is_drained, event)))
+                await event.wait()
+            await until_accepted(client, workers)
             service.send_signal(signal.SIGTERM)
-            for messages in await asyncio.gather(*streams):
-                kinds = [message["type"] for message in messages]
-                assert "going_away" in kinds
-                ends = [message["end"] for message in messages if message["type"] == "tags"]
-                assert ends in ([0.5, 1.0, 1.4], [0.5, 1.0]), "the tail too, where it had come before the drain"
-                assert kinds[-1] != "error"
-            may_end.set()
-            for response in await asyncio.gather(*uploads):
-                assert response.status_code == 200, response.text
-                assert response.json()["duration"] == 3.0
+            for stream in streams:
+                await stream.until("going_away")
+            assert [stream.told.tags[-1]["end"] for stream in streams] == [1.0] * NUM_STREAMS, "nothing is answered yet"
+            assert not any(task.done() for task in uploads)
+        is_drained.set()
+        for stream in streams:
+            told = await stream.closed()
+            assert told.code == 1001
+            assert [message["end"] for message in told.tags] == [0.5, 1.0, 1.5, 1.75]
+            assert not told.of_type("error", "warning")
+        for response in await asyncio.gather(*uploads):
+            assert response.status_code == 200, response.text
+            assert response.json()["duration"] == 3.0
         assert await asyncio.to_thread(service.wait) == exit_codes.OK
+        under_way = re.findall(r"drain begins.* under_way=(\d+)", service.stderr)
+        assert sum(map(int, under_way)) == NUM_STREAMS + NUM_UPLOADS
         assert "Traceback" not in service.stderr

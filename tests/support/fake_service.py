@@ -1,6 +1,7 @@
 """The whole service in processes of its own, around a model that needs no weights.
 
-`python -m tests.support.fake_service [worker]`; FAKE_SECONDS says how long each run takes.
+`python -m tests.support.fake_service [worker]`; FAKE_SECONDS says how long each run takes, FAKE_GATE names a file: while a test
+has it locked (`held_gate`) no run of any worker ends.
 """
 
 from __future__ import annotations
@@ -19,12 +20,15 @@ from service.settings import Settings
 from service.settings_source import load_settings
 from service.supervisor import run_supervisor
 from service.worker import run_worker
-from tests.support.runners import IllRunner
+from tests.support.runners import GatedRunner
 
 
 def create_ill_app(settings: Settings, *, keeper: KeeperClient | None = None) -> FastAPI:
     delay = float(os.environ.get("FAKE_SECONDS", "0"))
-    return create_app(settings, keeper=keeper, runner=IllRunner(delay_seconds=delay, keeps_calls=False))
+    gate = os.environ.get("FAKE_GATE")
+    options = {} if gate is None else {"batch_sizes": (1,)}  # then it is known how many windows a held model has
+    runner = GatedRunner(gate, delay_seconds=delay, keeps_calls=False, **options)
+    return create_app(settings, keeper=keeper, runner=runner)
 
 
 def main() -> None:

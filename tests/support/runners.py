@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import fcntl
 import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -203,6 +207,33 @@ class IllRunner(FakeRunner):
         if len(lengths) > 1 and (waveform == self.NO_MEMORY).any():
             raise RuntimeError(OUT_OF_MEMORY)
         return super().run(waveform, lengths, embedding=embedding)
+
+
+class GatedRunner(IllRunner):
+    """A model in another process that a test holds by a lock on a file.
+
+    Args:
+        gate: The file, which exists; None for a model that nobody holds.
+        options: Those of `FakeRunner`.
+    """
+
+    def __init__(self, gate: str | None, **options: Any) -> None:
+        super().__init__(**options)
+        self._gate = gate
+
+    def run(self, waveform: Int16Array, lengths: Int64Array, *, embedding: bool) -> ModelOutput:
+        if self._gate is not None:
+            with Path(self._gate).open() as file:
+                fcntl.flock(file, fcntl.LOCK_SH)
+        return super().run(waveform, lengths, embedding=embedding)
+
+
+@contextmanager
+def held_gate(path: Path) -> Iterator[None]:
+    """Let no run of the processes that were given this gate end for as long as the context is open."""
+    with path.open() as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 class ForgetfulRunner(FakeRunner):
