@@ -20,7 +20,7 @@ from service.audio.formats import MAX_SAMPLE_RATE, MIN_SAMPLE_RATE
 from service.audio.frames import FrameReader
 from service.audio.pcm import MonoMixer
 from service.audio.resampling import RateBridge
-from service.errors import UndecodableAudio, UnsupportedAudio
+from service.errors import DecodingFailed, UndecodableAudio, UnsupportedAudio
 
 Float32Array = npt.NDArray[np.float32]
 
@@ -110,6 +110,7 @@ class ContainerDecoder:
     Raises:
         UnsupportedAudio: There is no audio stream that we decode, or its sample rate or channels are out of range.
         UndecodableAudio: The container is broken from the start.
+        DecodingFailed: FFmpeg has no memory left for it.
         InvalidParameter: There is no such channel.
     """
 
@@ -118,11 +119,13 @@ class ContainerDecoder:
         self._reader = FrameReader()
         self._mixer = MonoMixer(channel)
         self._has_damage = False
+        self._lacks_memory = False
         self._container = _open(source, container)
         self._frames: Generator[AudioFrame, None, None] | None = None
         try:
             self._frames = self._decode(self._choose_stream())
             self._first = next(self._frames, None)
+            self._check_memory()
             if self._first is not None:
                 self.sample_rate, self.channels = self._first.sample_rate, self._first.layout.nb_channels
             elif self._has_damage:
@@ -138,12 +141,14 @@ class ContainerDecoder:
 
         Raises:
             UndecodableAudio: A sample is NaN or infinite, or the sample rate changes to one out of range.
+            DecodingFailed: FFmpeg has no memory left to go on.
         """
         assert self._frames is not None
         first, self._first = self._first, None
         for frame in itertools.chain([] if first is None else [first], self._frames):
             mono = self._mixer.mix(self._reader.read(frame))
             yield from self._cut(self._bridge.push(mono, frame.sample_rate))
+        self._check_memory()
         yield from self._cut(self._bridge.finish())
 
     def close(self) -> None:
@@ -185,14 +190,22 @@ class ContainerDecoder:
             raise UnsupportedAudio(f"the sound has {self.channels} channels, allowed is 1 to {MAX_CHANNELS}")
         self._mixer.check(self.channels)
 
+    def _check_memory(self) -> None:
+        if self._lacks_memory:
+            _refuse_memory(self._name)
+
     def _decode(self, stream: AudioStream) -> Generator[AudioFrame, None, None]:
-        """Yield frames that hold samples; leave out packets that cannot be decoded, and note that there were some.
+        """Yield frames that hold samples; leave out packets that cannot be decoded, and note that there were some. Without
+        memory it ends, and notes that: what is left out then may be whole.
 
         It raises nothing and alone holds the stream, so that no traceback keeps the decoder's memory (see `close`).
         """
         for packet in self._read(stream):
             try:
                 frames = stream.decode(packet)
+            except av.error.MemoryError:
+                self._lacks_memory = True
+                return
             except av.error.FFmpegError:
                 self._has_damage = True
                 continue
@@ -202,6 +215,8 @@ class ContainerDecoder:
         """Yield packets; the last one, or None where the container breaks off, takes out what the decoder still holds."""
         try:
             yield from self._container.demux(stream)
+        except av.error.MemoryError:
+            self._lacks_memory = True
         except (av.error.FFmpegError, IndexError):  # IndexError: PyAV at the end, where streams turned up late
             self._has_damage = True
             yield None
@@ -221,9 +236,15 @@ def _open(source: ByteSource, container: str) -> InputContainer:
     }
     try:
         return av.open(source, "r", format=demuxer.name, container_options=options, metadata_errors="replace")
+    except av.error.MemoryError as error:
+        _refuse_memory(container, error)
     except av.error.FFmpegError as error:
         _refuse(container, error)
 
 
 def _refuse(container: str, error: Exception | None = None) -> NoReturn:
     raise UndecodableAudio(f"the bytes are {container}, but cannot be decoded: they are incomplete or damaged") from error
+
+
+def _refuse_memory(container: str, error: Exception | None = None) -> NoReturn:
+    raise DecodingFailed(f"decoding this {container} needs more memory than there is") from error

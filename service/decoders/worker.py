@@ -17,7 +17,7 @@ from service.audio.containers import READ_BYTES, ContainerDecoder
 from service.audio.decoding import open_audio
 from service.audio.intake import file_samples
 from service.decoders.wire import BLOCK_HEADER, MAX_MESSAGE_CHARS, Failed, FileJob, Kind, Opened, StreamJob, Wire, WireError
-from service.errors import ServiceError
+from service.errors import DecodingFailed, ServiceError
 from service.observer import Stage
 
 Float32Array = npt.NDArray[np.float32]
@@ -132,10 +132,10 @@ def _telling(wire: Wire) -> Iterator[None]:
     """Say how what is inside ended."""
     try:
         yield
+    except (MemoryError, DecodingFailed):  # Python's, or FFmpeg's: the service says what the limit is
+        failed = Failed(code="memory", message="")
     except ServiceError as error:
         failed = Failed(code=error.code, message=error.message[:MAX_MESSAGE_CHARS], param=_param(error))
-    except MemoryError:
-        failed = Failed(code="memory", message="")
     except (OSError, EOFError, WireError):
         raise  # the service has gone: nobody is left to be told
     except Exception as error:  # noqa: BLE001  whatever it is, it ends this job and is told

@@ -122,6 +122,7 @@ def special_files(files: dict[str, bytes]) -> dict[str, bytes]:
         "mp3 after endless tags": (b"ID3\x04\0\0" + b"\0\0\x01\0" + bytes(128)) * 2_000 + mp3,
         "mp3 after a tag of 256 MB": b"ID3\x04\0\0" + b"\x7f\x7f\x7f\x7f" + mp3,
         "mp4 that claims 80 million samples": greedy_mp4(80_000_000),
+        "mp4 that claims 60 million sizes": hungry_mp4(files["fast.m4a"]),
         "mp4 of nested boxes": nested_boxes(2_000),
         "flv with subtitles": files["clip.flv"][:13] + FLV_TEXT + files["clip.flv"][13:],
         "ogg of empty pages": files["clip.ogg"][:28].ljust(28, b"\0") * 5_000,
@@ -174,6 +175,12 @@ def greedy_mp4(num_samples: int) -> bytes:
     header = box(b"mvhd", version, bytes(8), struct.pack(">II", RATE, num_samples), bytes(80))
     track = box(b"trak", box(b"tkhd", b"\0\0\0\1", bytes(8), struct.pack(">I", 1), bytes(68)), media)
     return box(b"ftyp", b"qt  ", bytes(4), b"qt  ") + box(b"moov", header, track) + box(b"mdat", bytes(1_000))
+
+
+def hungry_mp4(whole: bytes) -> bytes:
+    """Return an MP4 whose table of sizes claims 60 million entries. FFmpeg takes 480 MB for it before it reads them."""
+    at = whole.index(b"stsz") + 12
+    return whole[:at] + struct.pack(">I", 60_000_000) + whole[at + 4 :]
 
 
 def nested_boxes(depth: int) -> bytes:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import io
 import json
+import platform
 import socket
 import tempfile
 from collections.abc import Iterator
@@ -19,10 +21,14 @@ import soundfile
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
-from tests.fuzz.corpus import damaged, greedy_mp4, real_files, special_files, wav_file
+from service import exit_codes
+from tests.fuzz.corpus import damaged, greedy_mp4, hungry_mp4, real_files, special_files, wav_file
 from tests.support.app_server import AppServer, serving
+from tests.support.no_seccomp import PRCTL
+from tests.support.process import running
 from tests.support.readme import service_errors
 from tests.support.runners import level
+from tests.support.sounds import encode, tone
 from tests.support.websocket import stream_pieces, stream_url
 
 DOCUMENTED = {(error.code, error.http_status) for error in service_errors()} - {("internal", 500)}
@@ -117,6 +123,41 @@ def test_a_client_that_sends_on_after_its_refusal_has_its_answer_and_is_cut_off_
 def send_on(sock: socket.socket) -> None:
     for _ in range(1_000_000):
         sock.sendall(bytes(65_536))
+
+
+def num_without_memory(server: AppServer) -> float:
+    """Return how many decoders were given up for their memory."""
+    lines = httpx.get(f"{server.url}/metrics").text.splitlines()
+    return float(next(line for line in lines if line.startswith('sonotag_decoder_failures_total{reason="memory"}')).split()[1])
+
+
+async def test_sound_for_which_its_decoder_has_not_enough_memory_is_refused_as_that(server: AppServer, tmp_path: Path) -> None:
+    whole = encode(tmp_path, tone(1.0, 440.0, 16_000), 16_000, "clip.m4a", "-movflags", "+faststart")
+    hungry = hungry_mp4(whole.read_bytes())
+    before = num_without_memory(server)
+    answer = await asyncio.to_thread(httpx.post, f"{server.url}/v1/classify", content=hungry, timeout=60)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (422, "decoding_failed")
+    assert "SONOTAG_DECODER_MEMORY_BYTES" in answer.json()["error"]["message"]
+    told = await stream_pieces(server.url, {"encoding": "auto"}, [hungry])
+    assert (told.code, [error["code"] for error in told.of_type("error")]) == (4415, ["decoding_failed"])
+    assert num_without_memory(server) == before + 2
+    assert_serves(server)
+
+
+@pytest.mark.skipif(platform.machine() not in PRCTL, reason="the filter is written for these machines")
+def test_a_start_on_a_kernel_that_confines_less_warns_of_what_is_missing(tmp_path: Path) -> None:
+    with running("tests.support.no_seccomp", "tests.support.fake_service", cwd=tmp_path) as service:
+        service.wait_ready()
+        assert service.end_cleanly() == exit_codes.OK
+    (warning,) = (line for line in service.errors if "decoder processes are not fully confined" in line)
+    assert "WARNING" in warning
+    for what in (
+        "files can be opened (the kernel takes no seccomp filter)",
+        "sockets can be opened",
+        "programs can be executed",
+    ):
+        assert what in warning
+    assert "memory is not limited" not in warning, "limits need no filter"
 
 
 def test_a_small_file_whose_index_asks_for_gigabytes_is_refused(server: AppServer) -> None:
