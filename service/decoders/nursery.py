@@ -12,6 +12,7 @@ import socket
 import subprocess
 import threading
 import time
+from typing import Final
 
 from service.child import python_module
 from service.decoders.breeder import ANSWER, REQUEST, STATUS
@@ -22,9 +23,33 @@ from service.logs import log_event
 logger = logging.getLogger(__name__)
 
 _START_SECONDS = 60.0
+KEPT_VARIABLES: Final = (
+    "PATH",
+    "LD_LIBRARY_PATH",
+    "DYLD_LIBRARY_PATH",
+    "LD_PRELOAD",
+    "LANG",
+    "LC_ALL",
+    "LC_CTYPE",
+    "TZ",
+    "HOME",
+    "TMPDIR",
+    "PYTHONHOME",
+    "PYTHONPATH",
+    "PYTHONUSERBASE",
+    "PYTHONNOUSERSITE",
+    "PYTHONUTF8",
+    "PYTHONWARNINGS",
+    "PYTHONDONTWRITEBYTECODE",
+    "PYTHONPYCACHEPREFIX",
+)
+"""What a decoder has of the service's environment: what finds the interpreter and its libraries (Python looks for a user's own
+packages under HOME). Whoever takes one over finds no secret, whatever its name."""
+ONE_THREAD: Final = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+"""So that the breeder may fork: OpenBLAS and OpenMP start their threads when they are loaded."""
 _STATUS_SECONDS = 1.0
 """The breeder tells at once how a process ended; it may itself have been killed."""
-_KEPT_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(1024**2), "MALLOC_TRIM_THRESHOLD_": str(2 * 1024**2)}
+KEPT_MEMORY: Final = {"MALLOC_MMAP_THRESHOLD_": str(1024**2), "MALLOC_TRIM_THRESHOLD_": str(2 * 1024**2)}
 """glibc's: a decoder keeps up to two megabytes that it has freed. It would take a block's memory from the kernel anew for every
 second of sound: 250 page faults in five seconds of 48 kHz, 0.6 ms of 2.5. A block has up to 768 kB for each channel."""
 
@@ -168,11 +193,8 @@ class Nursery:
         self._stop()
         self._control, theirs = socket.socketpair()
         self._control.settimeout(_START_SECONDS)
-        # One thread, so that it may fork: OpenBLAS and OpenMP start theirs when they are loaded.
-        # And nothing of ours: whoever takes a decoder over finds no secret in it.
-        environ = {name: value for name, value in os.environ.items() if not name.startswith("SONOTAG_")}
-        environ |= {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
-        environ |= _KEPT_MEMORY
+        environ = {name: os.environ[name] for name in KEPT_VARIABLES if name in os.environ}
+        environ |= ONE_THREAD | KEPT_MEMORY
         child = python_module("service.decoders.breeder", str(theirs.fileno()), environ=environ)
         with theirs:
             self._breeder = subprocess.Popen(

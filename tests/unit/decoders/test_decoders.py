@@ -21,7 +21,7 @@ import soundfile
 from service.audio.intake import ContainerIntake
 from service.decoders.interface import LocalDecoders
 from service.decoders.jobs import Job, ProcessSound, ProcessStream
-from service.decoders.nursery import DecoderProcess, Nursery
+from service.decoders.nursery import KEPT_VARIABLES, ONE_THREAD, DecoderProcess, Nursery
 from service.decoders.pool import MAX_JOBS, DecoderLimits, DecoderPool
 from service.decoders.wire import MAX_PAYLOAD_BYTES, FileJob, Kind, Opened, Wire, share_file
 from service.errors import DecodingFailed, InvalidParameter, QueueFull, ServiceError, UndecodableAudio, UnsupportedAudio
@@ -216,6 +216,34 @@ def test_what_makes_the_processes_is_started_again() -> None:
             process.close()
     finally:
         nursery.close()
+
+
+def test_a_decoder_has_no_secret_of_the_services_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    secrets = {name: f"{name.lower()}-hunter2" for name in ("AWS_SECRET_ACCESS_KEY", "SONOTAG_TOKEN_SECRET", "PYTHON_API_KEY")}
+    for name, value in secrets.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("TZ", "Europe/Vienna")
+    nursery = Nursery()
+    try:
+        process = nursery.make(MEMORY_BYTES)
+        variables = dict(text.split("=", 1) for text in Path(f"/proc/{process.pid}/environ").read_text().split("\0") if text)
+        assert set(variables) <= {*KEPT_VARIABLES, *ONE_THREAD}
+        assert (variables["PATH"], variables["TZ"]) == (os.environ["PATH"], "Europe/Vienna")
+        memory = writable_memory(process.pid)
+        assert b"Europe/Vienna" in memory, "its os.environ is there"
+        for value in secrets.values():
+            assert value.encode() not in memory
+        process.close()
+    finally:
+        nursery.close()
+
+
+def writable_memory(pid: int) -> bytes:
+    """Return what another process has in memory, libraries left out."""
+    maps = [line.split() for line in Path(f"/proc/{pid}/maps").read_text().splitlines()]
+    borders = [[int(border, 16) for border in fields[0].split("-")] for fields in maps if fields[1].startswith("rw")]
+    with Path(f"/proc/{pid}/mem").open("rb", buffering=0) as memory:
+        return b"".join(os.pread(memory.fileno(), end - start, start) for start, end in borders)
 
 
 OPENED = Opened(container="wav", sample_rate=RATE, channels=1).model_dump_json().encode()
