@@ -8,6 +8,7 @@ does: signals that the terminal or the service manager sends to the whole group 
 from __future__ import annotations
 
 import contextlib
+import errno
 import gc
 import importlib
 import io
@@ -35,7 +36,7 @@ from service.errors import ServiceError
 REQUEST = struct.Struct("<Q")
 """Asks for a decoder with so many bytes of memory; with it come its socket and the pipe that is told how it ended."""
 ANSWER = struct.Struct("<i")
-"""Its process id; 0 where the system lets no process be made."""
+"""Its process id; where the system lets none be made, the number of the error, below zero."""
 STATUS = struct.Struct("<i")
 """What `waitpid` says of it."""
 _PROBE_MEMORY_BYTES = 64 * 1024 * 1024
@@ -69,21 +70,27 @@ def _breed(control: socket.socket) -> None:
         if control not in readable:
             continue
         request, fds, _, _ = socket.recv_fds(control, REQUEST.size, 2)
-        if len(request) < REQUEST.size or len(fds) != 2:
+        if len(request) < REQUEST.size:
             return
-        decoder_fd, status_fd = fds
-        try:
-            pid = os.fork()
-        except OSError:
-            pid = -1
-        if pid == 0:
-            _become_decoder(decoder_fd, REQUEST.unpack(request)[0])
-        os.close(decoder_fd)
+        pid = _fork_decoder(REQUEST.unpack(request)[0], fds)
         if pid > 0:
-            status_fds[pid] = status_fd
-        else:
-            os.close(status_fd)
-        control.sendall(ANSWER.pack(max(pid, 0)))
+            status_fds[pid] = fds.pop()
+        for fd in fds:
+            os.close(fd)
+        control.sendall(ANSWER.pack(pid))
+
+
+def _fork_decoder(memory_bytes: int, fds: list[int]) -> int:
+    """Make a decoder that has the first of two descriptors; return what `ANSWER` says."""
+    if len(fds) != 2:  # the kernel drops those for which this process has no number left
+        return -errno.EMFILE
+    try:
+        pid = os.fork()
+    except OSError as error:
+        return -(error.errno or errno.EAGAIN)
+    if pid == 0:
+        _become_decoder(fds[0], memory_bytes)
+    return pid
 
 
 def _nonblocking_pipe() -> tuple[int, int]:

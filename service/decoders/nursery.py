@@ -152,11 +152,12 @@ class Nursery:
         with self._lock:
             for _ in range(2):
                 try:
+                    self._start()
                     return self._make(memory_bytes)
                 except (OSError, EOFError) as error:
                     logger.warning("decoder processes cannot be made: %s: %s; trying anew", type(error).__name__, error)
                     self._stop()
-        raise Unavailable("the system lets no process be made to decode in; try again")
+        raise _no_process()
 
     def close(self) -> None:
         """End what makes them. Idempotent; decoders that are at work go on."""
@@ -164,20 +165,24 @@ class Nursery:
             self._stop()
 
     def _make(self, memory_bytes: int) -> DecoderProcess:
-        self._start()
+        """Ask for a decoder.
+
+        Raises:
+            Unavailable: There is no descriptor, memory or process left for one: the breeder is not to blame.
+            OSError, EOFError: The breeder is gone.
+        """
         assert self._control is not None
         if not self._is_ready:
             self._wait_ready(self._control)
-        ours, theirs = socket.socketpair()
-        status_fd, told_fd = os.pipe()
+        ours, theirs, status_fd, told_fd = _make_ends()
         try:
             socket.send_fds(self._control, [REQUEST.pack(memory_bytes)], [theirs.fileno(), told_fd])
             answer = self._control.recv(ANSWER.size, socket.MSG_WAITALL)
             if len(answer) < ANSWER.size:
                 raise EOFError("the breeder ended")
             pid = ANSWER.unpack(answer)[0]
-            if pid == 0:
-                raise OSError("no process could be forked")
+            if pid < 0:
+                raise _no_process(-pid)
             return DecoderProcess(pid, Wire(ours), status_fd)
         except BaseException:
             ours.close()
@@ -229,6 +234,29 @@ class Nursery:
                 self._breeder.kill()
                 self._breeder.wait()
             self._breeder = None
+
+
+def _make_ends() -> tuple[socket.socket, socket.socket, int, int]:
+    """Return both ends of a decoder's socket, and of the pipe that is told how it ended.
+
+    Raises:
+        Unavailable: There is no descriptor left.
+    """
+    try:
+        ours, theirs = socket.socketpair()
+    except OSError as error:
+        raise _no_process(error.errno) from error
+    try:
+        return ours, theirs, *os.pipe()
+    except OSError as error:
+        ours.close()
+        theirs.close()
+        raise _no_process(error.errno) from error
+
+
+def _no_process(error: int | None = None) -> Unavailable:
+    reason = f" ({os.strerror(error)})" if error else ""
+    return Unavailable(f"the system lets no process be made to decode in{reason}; try again")
 
 
 def _is_readable(fd: int, seconds: float) -> bool:

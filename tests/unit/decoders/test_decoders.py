@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 import os
+import resource
 import select
 import signal
 import socket
@@ -11,6 +13,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
@@ -24,7 +27,15 @@ from service.decoders.jobs import Job, ProcessSound, ProcessStream
 from service.decoders.nursery import KEPT_VARIABLES, ONE_THREAD, DecoderProcess, Nursery
 from service.decoders.pool import MAX_JOBS, DecoderLimits, DecoderPool
 from service.decoders.wire import MAX_PAYLOAD_BYTES, FileJob, Kind, Opened, Wire, share_file
-from service.errors import DecodingFailed, InvalidParameter, QueueFull, ServiceError, UndecodableAudio, UnsupportedAudio
+from service.errors import (
+    DecodingFailed,
+    InvalidParameter,
+    QueueFull,
+    ServiceError,
+    Unavailable,
+    UndecodableAudio,
+    UnsupportedAudio,
+)
 from service.observer import DecoderFailure
 from tests.support.app_server import shared_nursery
 from tests.support.sounds import Int16Array, noise, take_in
@@ -204,15 +215,72 @@ def test_a_process_is_replaced_after_many_files(pool: DecoderPool) -> None:
     assert len(set(pids)) == 2, "the last one of the first process leaves none idle"
 
 
+def parent_of(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
 def test_what_makes_the_processes_is_started_again() -> None:
     nursery = Nursery()
     try:
         first = nursery.make(MEMORY_BYTES)
-        parent = int(Path(f"/proc/{first.pid}/stat").read_text().rpartition(")")[2].split()[1])
-        os.kill(parent, signal.SIGKILL)
+        os.kill(parent_of(first.pid), signal.SIGKILL)
         second = nursery.make(MEMORY_BYTES)
         for process in (first, second):
             assert open_in(process, encoded("WAV", "PCM_16"), []).num_frames == 3 * 44_100
+            process.close()
+    finally:
+        nursery.close()
+
+
+@contextmanager
+def descriptors_left(pid: int, number: int) -> Iterator[None]:
+    """Let a process open so many descriptors more for as long as the context is open."""
+    free = (fd for fd in itertools.count() if not Path(f"/proc/{pid}/fd/{fd}").exists())
+    lowest = next(itertools.islice(free, number, None))
+    limits = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (lowest, limits[1]))
+    try:
+        yield
+    finally:
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, limits)
+
+
+def num_open(pid: int) -> int:
+    return len(list(Path(f"/proc/{pid}/fd").iterdir()))
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_what_makes_the_processes_outlives_a_want_of_descriptors(number: int) -> None:
+    nursery = Nursery()
+    try:
+        first = nursery.make(MEMORY_BYTES)
+        breeder = parent_of(first.pid)
+        before = num_open(breeder)
+        with descriptors_left(breeder, number):
+            for _ in range(3):
+                with pytest.raises(Unavailable, match=r"no process be made to decode in \(Too many open files\); try again"):
+                    nursery.make(MEMORY_BYTES)
+        second = nursery.make(MEMORY_BYTES)
+        assert parent_of(second.pid) == breeder
+        assert num_open(breeder) == before + 1, "nothing of those that were refused is left"
+        for process in (first, second):
+            assert open_in(process, encoded("WAV", "PCM_16"), []).num_frames == 3 * 44_100
+            process.close()
+    finally:
+        nursery.close()
+
+
+def test_a_service_without_descriptors_does_not_end_what_makes_the_processes() -> None:
+    nursery = Nursery()
+    try:
+        first = nursery.make(MEMORY_BYTES)
+        for number in (0, 2):
+            with descriptors_left(os.getpid(), number), pytest.raises(Unavailable) as refused:
+                nursery.make(MEMORY_BYTES)
+            assert "Too many open files" in refused.value.message
+        second = nursery.make(MEMORY_BYTES)
+        assert parent_of(second.pid) == parent_of(first.pid)
+        for process in (first, second):
             process.close()
     finally:
         nursery.close()
