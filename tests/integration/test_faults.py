@@ -8,6 +8,7 @@ import signal
 import threading
 import wave
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -59,6 +60,33 @@ def test_a_model_that_hangs_fails_its_callers_and_the_process_ends_with_a_code_o
         assert service.wait() == exit_codes.HUNG
         assert "a model hangs (SONOTAG_WATCHDOG_SECONDS)" in service.stderr
         assert "Traceback" not in service.stderr
+
+
+def test_a_process_that_ends_for_its_model_is_not_ready_until_it_has_ended(tmp_path: Path) -> None:
+    may_end = threading.Event()
+
+    def slow_clip() -> Iterator[bytes]:
+        yield clip(1000)[:-2]
+        assert may_end.wait(60)
+        yield clip(1000)[-2:]
+
+    with served(tmp_path, **QUICK) as service, httpx.Client(base_url=service.url) as probe, ThreadPoolExecutor() as pool:
+        assert probe.get("/health/ready").status_code == 200, "the probe's connection is there"
+        under_way = pool.submit(httpx.post, service.url + "/v1/classify", content=slow_clip(), timeout=60)
+        hung = pool.submit(classify, service, IllRunner.HANG)
+        assert hung.result(60).status_code == 500
+        try:
+            for _ in range(10):
+                answer = probe.get("/health/ready")
+                assert answer.status_code == 503, "what is under way still holds the process"
+                error = answer.json()["error"]
+                assert (error["code"], error["retryable"]) == ("not_ready", True)
+                assert "does not answer" in error["message"]
+            assert probe.get("/health/live").status_code == 200
+        finally:
+            may_end.set()
+        assert under_way.result(60).json()["error"]["code"] == "inference_failed"
+        assert service.wait() == exit_codes.HUNG
 
 
 def test_a_worker_whose_model_hangs_is_replaced_while_the_other_one_serves(tmp_path: Path) -> None:
