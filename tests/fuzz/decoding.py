@@ -38,6 +38,7 @@ class Campaign:
 
     def __init__(self, nursery: Nursery, folder: Path) -> None:
         self.outcomes: Counter[str] = Counter()
+        self.num_cases = 0
         self.broken: list[str] = []
         self._pool = DecoderPool(LIMITS, nursery, lambda failure: self.outcomes.update([f"decoder {failure}"]))
         self._folder = folder
@@ -45,7 +46,7 @@ class Campaign:
     def run(self, files: dict[str, bytes], num_cases: int, seed: int) -> None:
         """Decode damaged variants of real files, in turns, each as a file and as a stream."""
         streams = {name: damaged(data, num_cases, seed + index) for index, (name, data) in enumerate(files.items())}
-        for case in range(num_cases // 2):
+        for case in range(-(-num_cases // 2)):
             name = list(files)[case % len(files)]
             self.try_file(f"{name}-{seed}-{case}", next(streams[name]))
 
@@ -71,6 +72,7 @@ class Campaign:
         else:
             outcome = samples
         self.outcomes[outcome if isinstance(outcome, str) else "sound"] += 1
+        self.num_cases += 1
         return outcome
 
     def _file(self, data: bytes) -> Int16Array:

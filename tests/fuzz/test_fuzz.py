@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.fuzz.__main__ import is_complete, num_executed
 from tests.fuzz.corpus import damaged, real_files
 from tests.fuzz.decoding import Campaign
 from tests.fuzz.targets import SEEDS, TARGETS
@@ -20,8 +21,20 @@ def test_damaged_files_are_sound_or_a_documented_error(tmp_path: Path) -> None:
     finally:
         campaign.close()
     assert campaign.broken == []
+    assert campaign.num_cases == 144
     assert campaign.outcomes["sound"] > 20
     assert campaign.outcomes["undecodable_audio"] > 5
+
+
+STATISTICS = "stat::number_of_executed_units: {}\nstat::average_exec_per_sec: 9000\n"
+
+
+@pytest.mark.parametrize(("told", "is_enough"), [("100", True), ("117", True), ("99", False), ("0", False)])
+def test_fewer_cases_than_were_asked_for_are_no_success(told: str, is_enough: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    num_run = num_executed("INFO: Seed: 1\n" + STATISTICS.format(told))
+    assert is_complete("query", num_run, 100) is is_enough
+    assert capsys.readouterr().out == ("" if is_enough else f"query: {told} cases were run, 100 were asked for (--cases)\n")
+    assert num_executed("it was killed") == 0
 
 
 @pytest.mark.parametrize("target", TARGETS)
