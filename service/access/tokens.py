@@ -2,7 +2,8 @@
 
 They are JSON Web Tokens, signed with a secret of the service and with the hash of the key they were made with: any worker
 that knows both can check one, a key that is revoked takes its tokens along, and whoever reads the file of keys alone can
-make none.
+make none. Their end is a time of day, which several machines and a restart have in common: where a clock is set, the tokens
+that exist end by so much sooner or later.
 """
 
 from __future__ import annotations
