@@ -42,6 +42,8 @@ class Lifecycle:
         self._failure: StartError | None = None
         self._breakdown: str | None = None
         self._activities: dict[object, Callable[[], None] | None] = {}
+        self._waits: dict[object, Callable[[], None]] = {}
+        self._is_cut_short = False
         self._idle = asyncio.Event()
         self._idle.set()
 
@@ -95,6 +97,26 @@ class Lifecycle:
         for on_drain in list(self._activities.values()):
             if on_drain is not None:
                 on_drain()
+
+    def cut_short(self) -> int:
+        """The drain's time is up: interrupt whoever waits for something from outside; return how many there were."""
+        self._is_cut_short = True
+        waits = list(self._waits.values())
+        for interrupt in waits:
+            interrupt()
+        return len(waits)
+
+    @contextmanager
+    def interruptible(self, interrupt: Callable[[], None]) -> Iterator[None]:
+        """Have a wait interrupted for as long as the context is open, once the drain's time is up, or at once where it is."""
+        key = object()
+        self._waits[key] = interrupt
+        try:
+            if self._is_cut_short:
+                interrupt()
+            yield
+        finally:
+            del self._waits[key]
 
     def break_down(self, reason: str) -> None:
         """Something broke that only another process can mend: drain what can still be answered."""

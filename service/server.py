@@ -43,6 +43,8 @@ _SHUTDOWN_SECONDS = 5
 _KEEP_ALIVE_SECONDS = 75
 # Text messages of 65,536 characters, which may take four bytes each, are refused by us.
 _MIN_HARD_FRAME_CAP = 512 * 1024
+# For refusals to be written, and for what ends just now.
+_REFUSAL_SECONDS = 1.0
 # What the hung model would have answered is failed at once; the rest needs no longer than this.
 _BREAKDOWN_SECONDS = 5.0
 SAME_SIGNAL_SECONDS: Final = 0.5
@@ -146,7 +148,7 @@ class DrainingServer(uvicorn.Server):
         num_active = self._lifecycle.num_active
         log_event(_logger, logging.INFO, "drain begins", under_way=num_active, limit_s=self._drain_seconds)
         self._lifecycle.begin_drain()
-        if not await self._lifecycle.wait_idle(self._drain_seconds):
+        if not await self._wait_finished():
             self.is_unfinished = True
             left = self._lifecycle.num_active
             log_event(
@@ -159,6 +161,20 @@ class DrainingServer(uvicorn.Server):
         else:
             log_event(_logger, logging.INFO, "drain is complete")
         self.should_exit = True
+
+    async def _wait_finished(self) -> bool:
+        """Wait for what is under way; who still sends a body when the time is up is refused, and has not been accepted."""
+        if await self._lifecycle.wait_idle(self._drain_seconds):
+            return True
+        if num_bodies := self._lifecycle.cut_short():
+            log_event(
+                _logger,
+                logging.WARNING,
+                "drain refuses bodies that have not all come (SONOTAG_DRAIN_SECONDS)",
+                bodies=num_bodies,
+                limit_s=self._drain_seconds,
+            )
+        return await self._lifecycle.wait_idle(_REFUSAL_SECONDS)
 
     def _notice_parent(self) -> None:
         assert self._parent_fd is not None

@@ -7,6 +7,7 @@ import re
 import signal
 from contextlib import AsyncExitStack
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
@@ -90,3 +91,35 @@ async def test_a_drain_under_load_answers_whatever_was_accepted(tmp_path: Path, 
         under_way = re.findall(r"drain begins.* under_way=(\d+)", service.stderr)
         assert sum(map(int, under_way)) == NUM_STREAMS + NUM_UPLOADS
         assert "Traceback" not in service.stderr
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+@pytest.mark.parametrize("form", ["body", "multipart"])
+async def test_a_body_that_still_comes_when_the_drains_time_is_up_is_refused_and_the_drain_is_complete(
+    tmp_path: Path, workers: str, form: str
+) -> None:
+    environ = {"SONOTAG_WORKERS": workers, "SONOTAG_DRAIN_SECONDS": "0.5"}
+    with running("tests.support.fake_service", cwd=tmp_path, environ=environ) as service:
+        address = urlsplit(await asyncio.to_thread(service.wait_ready))
+        reader, writer = await asyncio.open_connection(address.hostname, address.port)
+        writer.write(b"POST /v1/classify HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\nContent-Length: 1000000\r\n")
+        kind = b"multipart/form-data; boundary=x" if form == "multipart" else b"application/octet-stream"
+        writer.write(b"Content-Type: " + kind + b"\r\n\r\n")
+        assert b" 100 " in await reader.readuntil(b"\r\n\r\n"), "its body is waited for"
+        if form == "multipart":
+            writer.write(b'--x\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n')
+        service.send_signal(signal.SIGTERM)
+        answering = asyncio.create_task(reader.readuntil(b"\r\n\r\n"))
+        while not answering.done():
+            writer.write(bytes(100))
+            await asyncio.wait([answering], timeout=0.1)  # 1 kB/s
+        head = answering.result().decode().lower()
+        assert head.startswith("http/1.1 503 ")
+        assert "\r\nretry-after: 1\r\n" in head
+        assert b'"draining"' in await reader.read(), "and that is the end of the connection"
+        writer.close()
+        assert await asyncio.to_thread(service.wait) == exit_codes.OK
+    assert re.search(r"drain refuses bodies that have not all come \(SONOTAG_DRAIN_SECONDS\).* bodies=1", service.stderr)
+    assert "drain is complete" in service.stderr
+    assert "drain ends unfinished" not in service.stderr
+    assert re.search(r"request refused .*outcome=draining", service.stderr), "it is in the audit"

@@ -120,6 +120,20 @@ async def test_waiting_gives_up_at_its_time_out() -> None:
         assert not await lifecycle.wait_idle(0)
 
 
+def test_waits_are_interrupted_once_the_time_is_up_and_later_ones_at_once() -> None:
+    lifecycle = ready_lifecycle()
+    told: list[str] = []
+    with lifecycle.interruptible(lambda: told.append("over")):
+        pass
+    with lifecycle.interruptible(lambda: told.append("first")):
+        lifecycle.begin_drain()
+        assert told == []
+        assert lifecycle.cut_short() == 1
+        with lifecycle.interruptible(lambda: told.append("late")):
+            assert told == ["first", "late"]
+    assert lifecycle.cut_short() == 0
+
+
 def test_readiness_is_told_when_it_changes_and_only_then() -> None:
     told: list[bool] = []
     lifecycle = Lifecycle(told.append)
