@@ -205,7 +205,7 @@ LISTEN = """
     const source = { sampleRate: 16000, canWait: false, start: (take) => { onPiece = take; }, stop: () => {} };
     const listener = {
       onState: (phase) => { told.phase = phase; },
-      onReady: () => {},
+      onReady: (message) => { told.token = message.resume_token; },
       onTags: ({ start, end }, base) => told.tags.push([base + start, base + end]),
       onPiece: () => {},
       onLost: (seconds, why) => told.notes.push(`lost ${seconds}: ${why}`),
@@ -221,6 +221,34 @@ LISTEN = """
     window.stream.open();
 """
 """A stream whose page keeps three seconds of sound, and which hears some when it is told to."""
+
+
+@pytest.mark.slow
+def test_a_stream_whose_worker_is_only_slow_to_answer_goes_on_when_it_answers(
+    browser: webdriver.Chrome, tmp_path: Path
+) -> None:
+    several = {"SONOTAG_WORKERS": "2", "SONOTAG_WATCHDOG_SECONDS": "600"}
+    with wired_page(browser, tmp_path, "tests.support.fake_service", **several) as (page, wire, server):
+        page.run(LISTEN)
+        page.wait_for(lambda: page.run("return told.phase") == "live")
+        page.run("hear(2)")
+        page.wait_for(lambda: page.run("return told.tags.length") == 4)
+        holder = server.children()[int(page.run("return told.token").partition(".")[0]) - 1]
+        os.kill(holder, signal.SIGSTOP)
+        try:
+            wire.cut()
+            refused = 'sonotag_streams_refused_total{reason="unavailable"} 1.0'
+            page.wait_for(lambda: refused in httpx.get(server.url + "/metrics").text)
+        finally:
+            os.kill(holder, signal.SIGCONT)
+        page.wait_for(lambda: page.run("return told.phase") == "live")
+        page.run("hear(1)")
+        page.wait_for(lambda: page.run("return told.tags.at(-1)[1]") == 3)
+        told = page.run("return told")
+        page.run("stream.stop()")
+    assert told["tags"] == [[0, 0.5], [0, 1], [0.5, 1.5], [1, 2], [1.5, 2.5], [2, 3]]
+    assert told["gaps"] == []
+    assert told["notes"][-1].endswith("the stream goes on. No sound is lost.")
 
 
 @pytest.mark.parametrize(("keep_seconds", "how"), [("30", "the stream goes on."), ("0", "a new stream goes on, for")])
