@@ -75,8 +75,9 @@ def from_timm(tensors: Weights) -> Weights:
         if part != "attn.qkv":
             renamed[f"{layer}{_TIMM_BLOCK.get(part, part)}.{kind}"] = tensor
             continue
-        if tensor.shape[0] % 3:
-            raise CheckpointError(f"{name} has {tensor.shape[0]} rows, expected query, key and value of equal size")
+        num_rows = tensor.shape[0] if tensor.ndim else 1
+        if num_rows % 3:
+            raise CheckpointError(f"{name} has {num_rows} rows, expected query, key and value of equal size")
         for target, rows in zip(("query", "key", "value"), tensor.chunk(3), strict=True):
             renamed[f"{layer}attention.attention.{target}.{kind}"] = rows.clone()
     return renamed

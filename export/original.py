@@ -40,13 +40,16 @@ def describe_original(
         mlp_size = weights["audio_spectrogram_transformer.encoder.layer.0.intermediate.dense.weight"].shape[0]
     except KeyError as error:
         raise CheckpointError(f"the checkpoint lacks {error.args[0]}") from error
+    except IndexError as error:
+        raise CheckpointError("the checkpoint's intermediate.dense.weight is a number, expected a matrix") from error
     if patches.ndim != 4 or positions.ndim != 3 or patches.shape[0] % HEAD_SIZE:
         raise CheckpointError(f"patch weights of shape {tuple(patches.shape)} are not those of an original AST")
     layers = [re.match(r"audio_spectrogram_transformer\.encoder\.layer\.(\d+)\.", name) for name in weights]
     strides, length = _find_grid(positions.shape[1] - NUM_SPECIAL_TOKENS, patches.shape[2], stride, max_length)
     return Architecture(
         hidden_size=patches.shape[0],
-        num_layers=1 + max(int(match[1]) for match in layers if match),
+        # Counted, not the highest of them: a name costs nothing, and every layer up to it would be listed.
+        num_layers=len({match[1] for match in layers if match}),
         num_heads=patches.shape[0] // HEAD_SIZE,
         mlp_size=mlp_size,
         patch_size=patches.shape[2],

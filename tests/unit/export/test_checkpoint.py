@@ -195,6 +195,22 @@ def test_an_original_without_blocks_is_refused(tmp_path: Path, labels_file: Path
         load_checkpoint(str(tmp_path / "cut.pth"), Wishes(labels=labels_file))
 
 
+def test_an_original_with_a_block_of_an_absurd_number_is_refused(tmp_path: Path, labels_file: Path) -> None:
+    tensors = to_original_names(random_tensors(ORIGINAL), ORIGINAL.num_layers)
+    for number in ("1000000000", "9" * 5000):
+        torch.save(tensors | {f"v.blocks.{number}.norm1.weight": torch.ones(64)}, tmp_path / "tall.pth")
+        with pytest.raises(CheckpointError, match=r"the checkpoint lacks .*layer\.2\."):
+            load_checkpoint(str(tmp_path / "tall.pth"), Wishes(labels=labels_file))
+
+
+@pytest.mark.parametrize("name", ["v.blocks.0.attn.qkv.weight", "v.blocks.0.mlp.fc1.weight"])
+def test_an_original_with_a_number_in_place_of_a_matrix_is_refused(tmp_path: Path, labels_file: Path, name: str) -> None:
+    tensors = to_original_names(random_tensors(ORIGINAL), ORIGINAL.num_layers)
+    torch.save(tensors | {name: torch.tensor(1.0)}, tmp_path / "flat.pth")
+    with pytest.raises(CheckpointError, match="expected"):
+        load_checkpoint(str(tmp_path / "flat.pth"), Wishes(labels=labels_file))
+
+
 def test_another_window_changes_the_positions_and_nothing_else(tmp_path: Path) -> None:
     spec = Spec(max_length=160)
     checkpoint = load_checkpoint(str(write_checkpoint(tmp_path, spec)))
@@ -229,7 +245,21 @@ def test_the_links_of_the_hubs_cache_are_followed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["[" * 100_000, '{"model_type": "audio-spectrogram-transformer", "num_hidden_layers": 1000000000}']
+    "text",
+    [
+        "[" * 100_000,
+        *(
+            json.dumps({"model_type": "audio-spectrogram-transformer", name: number})
+            for name, number in {
+                "hidden_size": 10**9,
+                "num_hidden_layers": 10**6,
+                "num_attention_heads": 10**9,
+                "intermediate_size": 10**9,
+                "num_mel_bins": 10**9,
+                "max_length": 10**9,
+            }.items()
+        ),
+    ],
 )
 def test_a_configuration_that_asks_for_too_much_is_refused(tmp_path: Path, text: str) -> None:
     folder = write_checkpoint(tmp_path / "c")

@@ -71,6 +71,26 @@ def test_a_tensor_that_claims_more_than_its_file_is_refused(tmp_path: Path) -> N
         read_tensors(tmp_path / "a.pth")
 
 
+@pytest.mark.parametrize(
+    "head",
+    [
+        b'{"a":{"dtype":"F32","shape":[1048576,1048576],"data_offsets":[0,4398046511104]}}',
+        b'{"a":{"dtype":"F32","shape":[1048576,1048576],"data_offsets":[0,4]}}',
+        b'{"a":{"dtype":"F32","shape":[4294967296,4294967296,4],"data_offsets":[0,4]}}',
+    ],
+)
+def test_a_safetensors_head_that_claims_terabytes_is_refused(tmp_path: Path, head: bytes) -> None:
+    (tmp_path / "a.safetensors").write_bytes(len(head).to_bytes(8, "little") + head + bytes(4))
+    with pytest.raises(CheckpointError, match=r"a\.safetensors is truncated or no safetensors file"):
+        read_tensors(tmp_path / "a.safetensors")
+
+
+def test_a_safetensors_head_longer_than_its_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.safetensors").write_bytes((2**40).to_bytes(8, "little") + b"{}")
+    with pytest.raises(CheckpointError, match=r"a\.safetensors is truncated or no safetensors file"):
+        read_tensors(tmp_path / "a.safetensors")
+
+
 def test_what_is_no_tensor_is_refused(tmp_path: Path) -> None:
     torch.save({"a": torch.ones(1), "steps": 7}, tmp_path / "a.pth")
     with pytest.raises(CheckpointError, match="'steps' is a int"):
