@@ -5,9 +5,11 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +19,8 @@ import httpx
 import kubernetes_validate
 import pytest
 import yaml
+from cyclonedx.schema import SchemaVersion
+from cyclonedx.validation.json import JsonStrictValidator
 from packaging.requirements import Requirement
 
 from service.metrics_folder import MULTIPROCESS_VARIABLE
@@ -130,9 +134,63 @@ def test_an_image_installs_the_tested_versions_by_their_hashes_and_all_that_is_r
 
 @pytest.mark.parametrize("target", ["cpu", "cuda"])
 def test_the_licence_of_all_that_an_image_ships_is_listed(target: str) -> None:
-    rows = re.findall(r"^\| (\S+) \| (\S+) \| ([\w, ]+) \|", (REPOSITORY / "docs" / "licences.md").read_text(), re.MULTILINE)
+    rows = re.findall(
+        r"^\| (\S+) \| (\S+) \| ([\w, ]+) \| \S.* \|$", (REPOSITORY / "docs" / "licences.md").read_text(), re.MULTILINE
+    )
     listed = {normalise(name): version for name, version, images in rows if target in images.split(", ")}
     assert listed == read_lock(DOCKER / f"{target}.lock"), "run make sbom"
+
+
+@pytest.fixture(scope="module")
+def sbom(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The SBOM of an environment with what the image `cpu` ships, as far as it is here: its metadata are all that counts."""
+    folder = tmp_path_factory.mktemp("sbom")
+    run(sys.executable, "-m", "venv", "--without-pip", folder / "env")
+    [packages] = (folder / "env").glob("lib/python3*/site-packages")
+    wanted = read_lock(DOCKER / "cpu.lock").keys()
+    for one in importlib.metadata.distributions():
+        if normalise(one.name) in wanted:
+            source = next(Path(str(file.locate())).parent for file in one.files or () if file.match("*.dist-info/METADATA"))
+            shutil.copytree(source, packages / source.name)
+    file = folder / "sonotag-cpu.cdx.json"
+    # The same line as in scripts/make-sbom, which installs the image's own packages first.
+    run(
+        *(Path(sys.executable).parent / "cyclonedx-py", "environment", "--pyproject", REPOSITORY / "pyproject.toml"),
+        *("--output-reproducible", "--output-file", file, folder / "env" / "bin" / "python"),
+    )
+    return file
+
+
+@pytest.mark.slow
+def test_an_sbom_is_valid_cyclonedx_and_names_the_packages(sbom: Path) -> None:
+    text = sbom.read_text()
+    version = SchemaVersion.from_version(json.loads(text)["specVersion"])
+    assert JsonStrictValidator(version).validate_str(text) is None
+    assert JsonStrictValidator(version).validate_str(text.replace('"version"', '"verison"')) is not None
+    found = {normalise(one["name"]): one["version"] for one in json.loads(text)["components"]}
+    locked = read_lock(DOCKER / "cpu.lock")
+    here = {normalise(one.name) for one in importlib.metadata.distributions()}
+    assert found == {name: version for name, version in locked.items() if name in here}
+    assert locked.keys() - here <= {"onnxruntime"}, "the tests have onnxruntime-gpu in its place"
+
+
+@pytest.mark.slow
+def test_the_licences_listed_are_those_that_the_packages_state(sbom: Path) -> None:
+    done = run(sys.executable, REPOSITORY / "scripts" / "list-licences", sbom)
+    row = re.compile(r"^\| (\S+) \| \S+ \| cpu[\w, ]* \| (.+) \|$", re.MULTILINE)
+    stated = {normalise(name): licence for name, licence in row.findall(done.stdout)}
+    listed = dict(row.findall((REPOSITORY / "docs" / "licences.md").read_text()))
+    assert stated == {normalise(name): licence for name, licence in listed.items() if name != "onnxruntime"}, "run make sbom"
+
+
+@pytest.mark.slow
+def test_a_package_whose_licence_nobody_knows_is_not_listed_but_named(sbom: Path, tmp_path: Path) -> None:
+    document = json.loads(sbom.read_text())
+    document["components"][0] |= {"name": "riddle", "licenses": []}
+    (tmp_path / "sonotag-cpu.cdx.json").write_text(json.dumps(document))
+    done = run(sys.executable, REPOSITORY / "scripts" / "list-licences", tmp_path / "sonotag-cpu.cdx.json")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "no licence is stated by riddle" in done.stderr
 
 
 def test_what_builds_the_images_wheel_is_locked_by_hash() -> None:
