@@ -35,9 +35,17 @@ CARD_FILE = "README.md"
 MAX_MANIFEST_BYTES = 4_000_000
 MAX_GRAPH_BYTES = 64 * 1024**2
 """Of a graph beside its parameters: nodes and constants; the mel filters and the DFT take a few."""
+FLOAT_BYTES = 4
+SHARED_BYTES = 4 + 2 + 1
+"""Of a parameter in the file of weights that graphs have in common: in float32, float16 and 8 bits, where none follows from
+another."""
 MAX_GOLDEN_ROWS = 256
+MAX_GOLDEN_BYTES = 128 * 1024**2
+"""Of one array, unpacked: zeros pack a thousandfold. The exporter's four waveforms of ten minutes at 16 kHz take 77 MB."""
 MAX_WINDOW_SECONDS = 600
 MAX_SAMPLE_RATE = 192_000
+MAX_HIDDEN_SIZE = 65_536
+"""Of an embedding, for which memory is set aside; as the exporter takes."""
 MAX_LENGTHS = 8
 """Each is warmed up and proved at load, in every batch size."""
 
@@ -60,7 +68,7 @@ class Architecture(_Frozen):
     """The numbers of the network."""
 
     model_type: Literal["audio-spectrogram-transformer"] = "audio-spectrogram-transformer"
-    hidden_size: int
+    hidden_size: Annotated[int, pydantic.Field(ge=1, le=MAX_HIDDEN_SIZE)]
     num_layers: int
     num_heads: int
     mlp_size: int
@@ -252,7 +260,7 @@ class Bundle:
                 name: MAX_GOLDEN_ROWS * len(manifest.labels) * 4,
             }
             with (self.folder / GOLDEN_FILE).open("rb") as file:
-                arrays = load_arrays(file, max_bytes)
+                arrays = load_arrays(file, {name: min(limit, MAX_GOLDEN_BYTES) for name, limit in max_bytes.items()})
             golden = Golden(arrays["waveform"], arrays["lengths"], arrays[name])
         except (OSError, KeyError, ValueError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
             raise BundleError(f"bundle {manifest.name!r}: {GOLDEN_FILE} cannot be read: {error}") from error
@@ -326,20 +334,20 @@ def open_bundle(folder: Path) -> Bundle:
             raise BundleError(f"bundle {manifest.name!r} is altered: {name} is not the file that export wrote")
     weights = folder / WEIGHTS_FILE if manifest.weights_sha256 is not None else None
     if weights is not None:
-        _check_size(weights, manifest)
+        _check_size(weights, manifest, SHARED_BYTES)
     for entry in manifest.precisions.values():
-        _check_size(folder / entry.file, manifest)
+        _check_size(folder / entry.file, manifest, FLOAT_BYTES)
         check_graph_file(folder / entry.file, weights)
     return Bundle(folder, manifest)
 
 
-def _check_size(path: Path, manifest: Manifest) -> None:
-    """Refuse a file that is larger than the model's parameters in float32 and what comes with them.
+def _check_size(path: Path, manifest: Manifest, parameter_bytes: int) -> None:
+    """Refuse a file that is larger than the model's parameters, of so many bytes each, and what comes with them.
 
     Raises:
         BundleError: It is.
     """
-    expected = 4 * manifest.architecture.num_parameters + MAX_GRAPH_BYTES
+    expected = parameter_bytes * manifest.architecture.num_parameters + MAX_GRAPH_BYTES
     if (size := path.stat().st_size) > expected:
         raise BundleError(
             f"bundle {manifest.name!r}: {path.name} has {size} bytes, its {manifest.architecture.num_parameters} parameters "

@@ -6,6 +6,7 @@ import tracemalloc
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -138,6 +139,28 @@ def test_a_graph_that_is_larger_than_its_parameters_is_refused(tmp_path: Path) -
         open_bundle(folder)
 
 
+@pytest.mark.parametrize(("parameter_bytes", "is_taken"), [(7, True), (9, False)])
+def test_the_weights_that_graphs_share_may_be_those_of_each_precision(
+    parameter_bytes: int, is_taken: bool, tmp_path: Path
+) -> None:
+    num_parameters = 40_000_000
+    folder = tmp_path / "b"
+    folder.mkdir()
+    with (folder / "weights.bin").open("wb") as file:
+        file.truncate(parameter_bytes * num_parameters)
+
+    def claim(document: dict[str, Any]) -> None:
+        document.update(format_version=3, weights_sha256=hash_file(folder / "weights.bin"))
+        document["architecture"]["num_parameters"] = num_parameters
+
+    write_bundle(folder, manifest=claim)
+    if is_taken:
+        open_bundle(folder)
+    else:
+        with pytest.raises(BundleError, match=r"weights\.bin has 360000000 bytes"):
+            open_bundle(folder)
+
+
 @pytest.mark.parametrize("name", ["bundle.json", "golden.npz", "model.fp32.onnx"])
 def test_a_link_that_leads_out_of_the_bundle_is_refused(name: str, tmp_path: Path) -> None:
     folder = write_bundle(tmp_path / "b")
@@ -170,6 +193,13 @@ def test_a_manifest_of_absurd_numbers_is_refused(tmp_path: Path) -> None:
         open_bundle(folder)
 
 
+@pytest.mark.parametrize("size", [0, 10**12])
+def test_a_manifest_of_an_absurd_embedding_is_refused(size: int, tmp_path: Path) -> None:
+    folder = write_bundle(tmp_path / "b", manifest=lambda document: document["architecture"].update(hidden_size=size))
+    with pytest.raises(BundleError, match="hidden_size"):
+        open_bundle(folder)
+
+
 def npy(shape: tuple[int, ...], dtype: str, content: bytes) -> bytes:
     head = f"{{'descr': {dtype!r}, 'fortran_order': False, 'shape': {shape!r}}}".ljust(117) + "\n"
     return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(head)) + head.encode() + content
@@ -184,11 +214,13 @@ def npy(shape: tuple[int, ...], dtype: str, content: bytes) -> bytes:
         b"\x93NUMPY\x03\x00" + bytes(100),
         b"no array",
         npy((5,), "<i2", bytes(500 * 1024**2)),
+        npy((256, 1_600_000), "<i2", b""),
     ],
-    ids=["a claim", "a pickle", "an overflow", "another version", "no array", "a bomb"],
+    ids=["a claim", "a pickle", "an overflow", "another version", "no array", "a bomb", "too many long ones"],
 )
 def test_golden_arrays_that_unpack_to_too_much_are_refused(waveform: bytes, tmp_path: Path) -> None:
-    folder = write_bundle(tmp_path / "b")
+    # A window so long that 256 of them are more than the service unpacks, though each of its numbers is allowed.
+    folder = write_bundle(tmp_path / "b", manifest=lambda document: document.update(window_samples=1_600_000))
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("waveform.npy", waveform)
