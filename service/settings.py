@@ -157,6 +157,13 @@ class Settings(BaseSettings):
         description="What models run in. auto takes what sonotag bench --tune measured, else the first that the bundle lists "
         "for the provider and holds.",
     )
+    model_memory_bytes: int | None = Field(
+        None,
+        ge=64 * 1024**2,
+        le=2**40,
+        description="Memory that a model from elsewhere may take to be loaded and to run one window, which is tried first, in "
+        "a process of its own; more stops the start, or the reload. By default 1 GiB and four times the size of its files.",
+    )
     threads: int | None = Field(
         None,
         ge=1,

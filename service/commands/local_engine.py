@@ -28,6 +28,7 @@ ENGINE_SETTINGS = (
     "provider",
     "tensorrt_cache",
     "precision",
+    "model_memory_bytes",
     "threads",
     "max_clip_seconds",
     "log_format",

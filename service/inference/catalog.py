@@ -16,6 +16,7 @@ from service.inference.bundle import Bundle, open_bundle
 from service.inference.onnx_runner import OnnxRunner
 from service.inference.providers import choose_provider, slow_precisions
 from service.inference.runner import Provider
+from service.inference.trial import is_shipped, try_graph
 from service.inference.tuning import Conditions, Tuning, Way, choose_by_rule, find_difference
 from service.inference.users import Users
 from service.logs import log_event
@@ -42,6 +43,11 @@ class EngineSettings(Protocol):
     @property
     def precision(self) -> Literal["auto", "fp32", "fp16", "int8"]:
         """What they run in."""
+        ...
+
+    @property
+    def model_memory_bytes(self) -> int | None:
+        """What the trial of a graph from elsewhere may take; None for a share of its files' size."""
         ...
 
     @property
@@ -174,7 +180,8 @@ def open_catalog(
         gpu_memory_bytes: What this worker may hold of its GPU's memory, for all models; None for whatever there is.
 
     Raises:
-        BundleError: A bundle is incomplete, altered, wrong, or lacks the precision; or there is none.
+        BundleError: A bundle is incomplete, altered, wrong, lacks the precision, or takes too much memory or time; or there is
+            none.
         ProviderError: The provider cannot be had.
     """
     provider = choose_provider(settings.provider)
@@ -184,6 +191,8 @@ def open_catalog(
             bundle = open_bundle(folder)
             here = describe_conditions(bundle, provider, settings, cores or count_usable_cores())
             way, tuned_at = _choose_way(bundle, name, here, tuning)
+            if not is_shipped(folder):
+                try_graph(bundle, way.precision, settings.model_memory_bytes)
             runner = OnnxRunner.open(
                 bundle,
                 name=name,

@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import onnx
 import pytest
 
 from tests.support.bundles import write_bundle
+from tests.support.greedy_graphs import with_huge_tensor_when_run
 from tests.support.process import ServiceProcess, running
 from tests.support.rest import SPEECH, heard, wav
 from tests.support.websocket import Stream
@@ -23,7 +25,7 @@ TENTH = heard((SPEECH, 0.1)).tobytes()
 CLIP = wav(heard((SPEECH, 1.0)))
 
 
-def put_bundle(folder: Path, version: str, *, is_wrong: bool = False) -> None:
+def put_bundle(folder: Path, version: str, *, is_wrong: bool = False, model: onnx.ModelProto | None = None) -> None:
     """Put a bundle into place as people should: whole, by renaming."""
 
     def rename_source(document: dict[str, Any]) -> None:
@@ -33,7 +35,7 @@ def put_bundle(folder: Path, version: str, *, is_wrong: bool = False) -> None:
         if is_wrong:
             arrays["scores"] = 1 - arrays["scores"]
 
-    write_bundle(folder.with_name(f"bundle-{version}"), golden=spoil, manifest=rename_source)
+    write_bundle(folder.with_name(f"bundle-{version}"), model=model, golden=spoil, manifest=rename_source)
     if folder.exists():
         folder.rename(folder.with_name(f"before-{version}"))
     folder.with_name(f"bundle-{version}").rename(folder)
@@ -115,6 +117,11 @@ async def test_models_are_replaced_and_nobody_notices_but_by_the_answers(workers
             assert answer.status_code == 409
             assert answer.json()["error"]["code"] == "reload_failed"
             assert "the old models serve on: " in answer.json()["error"]["message"]
+            assert str(tmp_path) not in answer.text
+            put_bundle(folder, "e", model=with_huge_tensor_when_run())
+            answer = await client.post(url + "/v1/models/reload")
+            assert answer.status_code == 409
+            assert "SONOTAG_MODEL_MEMORY_BYTES" in answer.json()["error"]["message"]
             assert str(tmp_path) not in answer.text
             service.send_signal(signal.SIGHUP)
             await asyncio.to_thread(service.wait_for_line, "the models are not reloaded")

@@ -28,6 +28,7 @@ class Engine:
     provider: Literal["auto", "cpu", "cuda"] = "cpu"
     precision: Literal["auto", "fp32", "fp16", "int8"] = "auto"
     tensorrt_cache: Path | None = None
+    model_memory_bytes: int | None = None
     threads: int | None = None
     workers: int = 2
     max_queue_windows: int = 8
