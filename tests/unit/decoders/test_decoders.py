@@ -24,7 +24,7 @@ import soundfile
 from service.audio.intake import ContainerIntake
 from service.decoders.interface import LocalDecoders
 from service.decoders.jobs import Job, ProcessSound, ProcessStream
-from service.decoders.nursery import KEPT_VARIABLES, ONE_THREAD, DecoderProcess, Nursery
+from service.decoders.nursery import KEPT_MEMORY, KEPT_VARIABLES, ONE_THREAD, DecoderProcess, Nursery
 from service.decoders.pool import MAX_JOBS, DecoderLimits, DecoderPool
 from service.decoders.wire import MAX_PAYLOAD_BYTES, FileJob, Kind, Opened, Wire, share_file
 from service.errors import (
@@ -295,7 +295,7 @@ def test_a_decoder_has_no_secret_of_the_services_environment(monkeypatch: pytest
     try:
         process = nursery.make(MEMORY_BYTES)
         variables = dict(text.split("=", 1) for text in Path(f"/proc/{process.pid}/environ").read_text().split("\0") if text)
-        assert set(variables) <= {*KEPT_VARIABLES, *ONE_THREAD}
+        assert set(variables) <= {*KEPT_VARIABLES, *ONE_THREAD, *KEPT_MEMORY}
         assert (variables["PATH"], variables["TZ"]) == (os.environ["PATH"], "Europe/Vienna")
         memory = writable_memory(process.pid)
         assert b"Europe/Vienna" in memory, "its os.environ is there"
