@@ -1,4 +1,4 @@
-"""uvicorn's websocket, held to how much a client may have it do that never gets to the application: pings, and not reading."""
+"""uvicorn's websocket, held to how much a client may have it do beside its sound: pings, not reading, too many frames."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, cast
 
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
+from service.api.frame_slices import FrameSlicer
 from service.errors import TooManyMessages
 from service.streaming.rate import MessageRate
 
@@ -20,6 +21,13 @@ LINGER_SECONDS = 10.0
 """How long what was sent last may take to leave once the stream is over: uvicorn gives a close as long."""
 LAST_WORD = "sonotag.last_word"
 """A key of the ASGI messages that are not held back by a client that does not read: there are two, and nothing follows."""
+SLICE_FRAMES = 64
+"""So many frames are parsed and handled before other connections have their turn."""
+FRAMES_PER_SECOND = 2_000.0
+"""As many are read in the long run, or SONOTAG_MAX_MESSAGES_PER_SECOND where that is more; others wait in the client's machine.
+A browser that sends each block of its audio thread by itself has 375."""
+FRAMES_AHEAD_SECONDS = 2.0
+"""So many seconds' worth of frames are read as fast as they come."""
 FLOOD = "sonotag.flood"
 """The key of the ASGI message that says, with a `TooManyMessages`, why no more is read of a connection; it is the last one."""
 
@@ -31,21 +39,68 @@ class LingeringWebSocket(WebSocketsSansIOProtocol):
     answered into memory.
 
     Attributes:
-        max_empty_per_second: How many frames without content may come; ten seconds' worth at once. The class that
-            `lingering_websocket` returns knows it.
+        max_empty_per_second: How many frames without content may come; ten seconds' worth at once. The classes that
+            `lingering_websocket` returns know it, and the next.
+        frames_per_second: How many are read, of all kinds; `FRAMES_AHEAD_SECONDS`' worth at once.
     """
 
     max_empty_per_second: ClassVar[float]
+    frames_per_second: ClassVar[float]
 
     _cut_off: asyncio.TimerHandle | None = None
     _is_full = False
     _is_flooded = False
     _pong = b""
+    _paid_until = 0.0
+    _next_slice: asyncio.Handle | None = None
 
     def connection_made(self, transport: BaseTransport) -> None:
         """Begin; see uvicorn."""
         self._rate = MessageRate(self.max_empty_per_second)
+        self._slicer = FrameSlicer(SLICE_FRAMES)
+        self._unparsed = bytearray()
         super().connection_made(transport)
+
+    def data_received(self, data: bytes) -> None:
+        """Parse what came, the frames in slices; see uvicorn."""
+        if not self.handshake_initiated:
+            super().data_received(data)
+            return
+        self._unparsed += data
+        if self._next_slice is None:
+            self._parse_slice()
+
+    async def receive(self) -> ASGIReceiveEvent:
+        """Hand out what was parsed; see uvicorn. More is parsed or read once it has been taken."""
+        message = await self.queue.get()
+        if self.queue.empty():
+            self._go_on()
+        return message
+
+    def _parse_slice(self) -> None:
+        self._next_slice = None
+        num_bytes, num_frames = self._slicer.cut(self._unparsed)
+        self._paid_until = max(self._paid_until, self.loop.time()) + num_frames / self.frames_per_second
+        if num_bytes:
+            data = bytes(self._unparsed[:num_bytes])
+            del self._unparsed[:num_bytes]
+            super().data_received(data)
+        if self.queue.empty() or self.close_sent:
+            self._go_on()
+
+    def _go_on(self) -> None:
+        """Parse the next slice after others had their turn, or read on: what came before was taken."""
+        if self._is_flooded or self._next_slice is not None or self.transport.is_closing():
+            return
+        ahead = self._paid_until - self.loop.time() - FRAMES_AHEAD_SECONDS
+        if ahead > 0 or self._slicer.has_more(self._unparsed):
+            self._next_slice = self.loop.call_later(max(0.0, ahead), self._parse_slice)
+            if not self.read_paused:
+                self.read_paused = True
+                self.transport.pause_reading()
+        elif self.read_paused:
+            self.read_paused = False
+            self.transport.resume_reading()
 
     async def run_asgi(self) -> None:
         """Run the application; see uvicorn."""
@@ -58,6 +113,8 @@ class LingeringWebSocket(WebSocketsSansIOProtocol):
         if LAST_WORD in message:
             self.writable.set()
         await super().send(message)
+        if self.close_sent:
+            self._go_on()  # the client's close may be behind what was not parsed yet
 
     def pause_writing(self) -> None:
         """Note that the client does not take what is sent as fast; see uvicorn."""
@@ -122,11 +179,18 @@ class LingeringWebSocket(WebSocketsSansIOProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Note the end; see uvicorn."""
-        if self._cut_off is not None:
-            self._cut_off.cancel()
+        for timer in (self._cut_off, self._next_slice):
+            if timer is not None:
+                timer.cancel()
         super().connection_lost(exc)
 
 
-def lingering_websocket(*, max_messages_per_second: float) -> type[LingeringWebSocket]:
-    """Return the class of websockets for this limit: uvicorn makes them, and gives them nothing of ours."""
-    return type("LingeringWebSocket", (LingeringWebSocket,), {"max_empty_per_second": max_messages_per_second})
+def lingering_websocket(
+    *, max_messages_per_second: float, frames_per_second: float = FRAMES_PER_SECOND
+) -> type[LingeringWebSocket]:
+    """Return the class of websockets for these limits: uvicorn makes them, and gives them nothing of ours."""
+    limits = {
+        "max_empty_per_second": max_messages_per_second,
+        "frames_per_second": max(frames_per_second, max_messages_per_second),
+    }
+    return type("LingeringWebSocket", (LingeringWebSocket,), limits)

@@ -49,6 +49,15 @@ def server():
         yield running
 
 
+async def test_frames_of_a_few_samples_are_scored_like_long_ones(server):
+    query = {**RAW, "hop": 1, "on_lag": "wait"}
+    sound = b"".join(level(i, 16_000).tobytes() for i in (1, 3, 3, 1, 1, 3))
+    long = await stream_pieces(server.url, query, [sound])
+    short = await stream_pieces(server.url, query, cut(sound, 32))
+    assert short.tags == long.tags
+    assert (short.code, short.messages[-1]) == (1000, long.messages[-1])
+
+
 async def test_sound_in_tags_and_events_out(server):
     levels = [1, 3, 3, 1, 1]
     told = await stream_pieces(server.url, {**RAW, "hop": 0.5}, [level(i, 16_000).tobytes() for i in levels])

@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import uvicorn
+from uvicorn.server import ServerState
+from websockets.client import ClientProtocol
+from websockets.frames import Frame, Opcode
+from websockets.uri import parse_uri
+
+from service.api.protocol import SLICE_FRAMES, LingeringWebSocket, lingering_websocket
+
+
+class Receiver:
+    """An application that takes a message when the test asks for one."""
+
+    def __init__(self) -> None:
+        self.is_accepted = asyncio.Event()
+        self.is_done = asyncio.Event()
+
+    async def __call__(self, _scope: object, receive: object, send: object) -> None:
+        self.receive = receive
+        await receive()  # type: ignore[operator]
+        await send({"type": "websocket.accept"})  # type: ignore[operator]
+        self.is_accepted.set()
+        await self.is_done.wait()
+
+    async def take(self) -> bytes:
+        message = await self.receive()  # type: ignore[operator]
+        return bytes(message["bytes"])
+
+
+@asynccontextmanager
+async def connected(
+    protocol_class: type[LingeringWebSocket],
+) -> AsyncIterator[tuple[Receiver, LingeringWebSocket, socket.socket]]:
+    receiver = Receiver()
+    config = uvicorn.Config(receiver, lifespan="off")
+    ours, theirs = socket.socketpair()
+    made: list[LingeringWebSocket] = []
+
+    def make() -> LingeringWebSocket:
+        made.append(protocol_class(config, ServerState(), {}))
+        return made[0]
+
+    transport, _ = await asyncio.get_running_loop().connect_accepted_socket(make, ours)
+    client = ClientProtocol(parse_uri("ws://localhost/"))
+    client.send_request(client.connect())
+    with theirs:
+        theirs.sendall(b"".join(client.data_to_send()))
+        await receiver.is_accepted.wait()
+        yield receiver, made[0], theirs
+        receiver.is_done.set()
+        transport.abort()
+        await asyncio.gather(*made[0].tasks, return_exceptions=True)
+
+
+def block(num_frames: int) -> bytes:
+    return b"".join(Frame(Opcode.BINARY, number.to_bytes(2, "big")).serialize(mask=True) for number in range(num_frames))
+
+
+async def test_of_many_frames_that_come_at_once_few_wait_in_here_and_none_is_lost() -> None:
+    async with connected(lingering_websocket(max_messages_per_second=1_000_000)) as (receiver, protocol, client):
+        client.sendall(block(1_000))
+        for number in range(1_000):
+            assert await receiver.take() == number.to_bytes(2, "big")
+            assert protocol.queue.qsize() < SLICE_FRAMES
+        assert not protocol.read_paused, "more may come"
+
+
+async def test_frames_that_come_faster_than_they_may_are_not_read_for_now() -> None:
+    limited = lingering_websocket(max_messages_per_second=0.001, frames_per_second=0.001)
+    async with connected(limited) as (receiver, protocol, client):
+        client.sendall(block(2 * SLICE_FRAMES))
+        for _ in range(SLICE_FRAMES):
+            await receiver.take()
+        assert protocol.queue.empty()
+        assert protocol.read_paused
