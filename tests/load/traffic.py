@@ -16,7 +16,16 @@ from websockets.exceptions import ConnectionClosed
 
 from tests.load.account import GOOD, LEFT, PATIENCE_SECONDS, Account, Deed, Refused, Route, Wrong
 from tests.load.dialling import dial, open_stream
-from tests.load.verdicts import Heard, Message, join_resumed, judge_batch, judge_clip, judge_lines, judge_stream
+from tests.load.verdicts import (
+    Heard,
+    Message,
+    join_resumed,
+    judge_batch,
+    judge_clip,
+    judge_lines,
+    judge_stream,
+    pause_before_resuming,
+)
 
 CHUNK_SECONDS = 0.25
 NO_SOUND = b"this is no sound at all" * 50
@@ -257,8 +266,11 @@ class Clients:
         if code != 1006 or not first or first[0]["type"] != "ready":
             return judge_stream(first, code, self.heard)
         where = {"resume_token": first[0]["resume_token"], "last_seq": max(message.get("seq") or 0 for message in first)}
-        second, code = await self._converse(route, {**self.query, **where}, go_on)
-        return judge_stream(join_resumed(first, second), code, self.heard)
+        while True:  # whoever may have the stream can be too busy to answer, or be gone without anybody knowing yet
+            second, code = await self._converse(route, {**self.query, **where}, go_on)
+            if (pause := pause_before_resuming(second)) is None:
+                return judge_stream(join_resumed(first, second), code, self.heard)
+            await asyncio.sleep(pause)
 
     async def bad_stream(self, route: Route) -> str:
         """A configuration that cannot be, text that is no message, or sound before there is a configuration."""

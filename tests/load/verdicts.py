@@ -135,6 +135,14 @@ def _judge_summary(messages: Sequence[Message], told: float, heard: Heard) -> st
     return GOOD
 
 
+def pause_before_resuming(second: Sequence[Message]) -> float | None:
+    """Return after how many seconds to come again for a stream that is kept, and that cannot be had now; None where it was."""
+    for message in second:
+        if message["type"] == "error" and message["code"] == "unavailable" and message["retryable"]:
+            return float(message["retry_after_s"])
+    return None
+
+
 def join_resumed(first: Sequence[Message], second: Sequence[Message]) -> list[Message]:
     """Return what a stream was told over two connections as if there had been one.
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import service
 
 WALL_CLOCKS = {("time", "time"), ("time", "time_ns"), ("datetime", "now"), ("datetime", "utcnow"), ("datetime", "today")}
-DATES = {"access/guard.py", "bench/benchmark.py", "commands/keys.py", "otel.py"}
+DATES = {"access/guard.py", "bench/benchmark.py", "bench/tuner.py", "commands/keys.py", "otel.py"}
 """What must know the date: the end of a token that several machines understand, when a key or a measurement was made, when a
 span of a trace began."""
 

@@ -7,7 +7,15 @@ from typing import Any
 import pytest
 
 from tests.load.account import GOOD, Refused, Wrong
-from tests.load.verdicts import Heard, join_resumed, judge_batch, judge_clip, judge_lines, judge_stream
+from tests.load.verdicts import (
+    Heard,
+    join_resumed,
+    judge_batch,
+    judge_clip,
+    judge_lines,
+    judge_stream,
+    pause_before_resuming,
+)
 
 Message = dict[str, Any]
 HEARD = Heard(seconds=3.5, label="Speech")
@@ -116,6 +124,13 @@ def test_a_resumed_stream_is_judged_as_one() -> None:
         join_resumed(first, [{**again, "missing": None}, unknown])
     with pytest.raises(ConnectionResetError):
         judge_stream(join_resumed(first, []), 1006, HEARD)
+
+
+def test_a_stream_that_cannot_be_had_now_is_come_for_again() -> None:
+    busy = {"type": "error", "code": "unavailable", "fatal": True, "retryable": True, "retry_after_s": 1.0}
+    assert pause_before_resuming([busy]) == 1.0
+    assert pause_before_resuming([{**busy, "code": "queue_full"}]) is None
+    assert pause_before_resuming(numbered(*WHOLE)) is None
 
 
 def test_a_clip_has_its_label_first_and_its_length() -> None:
