@@ -21,7 +21,7 @@ from service.api.middleware import RequestContext, RootPath
 from service.api.security_headers import SecurityHeaders
 from service.capacity import decide_limit, find_machine, load_saved
 from service.decoders.nursery import Nursery
-from service.decoders.pool import DecoderLimits, DecoderPool
+from service.decoders.pool import TRIM_SECONDS, DecoderLimits, DecoderPool
 from service.errors import BundleError, InvalidParameter, SettingsError, StartError, Unavailable
 from service.gpu_choice import share_gpu_memory
 from service.gpus import GpuReader
@@ -35,6 +35,7 @@ from service.keeper.keeper import Keeper
 from service.kept_quotas import KeptQuotas
 from service.lifecycle import Lifecycle
 from service.logs import log_event
+from service.memory import trim_heaps
 from service.metrics import Metrics
 from service.postprocess.hysteresis import Thresholds
 from service.reloading import Reloading
@@ -112,7 +113,7 @@ def create_app(
             own_nursery.start()  # it loads its libraries while the models are loaded
         loading = asyncio.create_task(_load(services, runner))
         watching = asyncio.create_task(_watch(services, loading))
-        trimming = asyncio.create_task(decoders.keep_trimmed())
+        trimming = asyncio.create_task(_keep_trimmed(decoders))
         # Not in a `finally`: a second signal cancels this, and then nothing is waited for.
         yield
         if (metering := await loading) is not None:
@@ -233,6 +234,14 @@ def _announce(services: Services, catalog: Catalog) -> None:
     for batcher in catalog:
         fell_back = batcher.spec.provider == "cpu" and settings.provider != "cpu" and has_nvidia_device()
         services.metrics.model_loaded(batcher.spec, max_queue_windows=settings.max_queue_windows, fell_back=fell_back)
+
+
+async def _keep_trimmed(decoders: DecoderPool) -> None:
+    """End decoders that nothing needs any more; a burst of clips is over then, and what it held goes back to the system."""
+    while True:
+        await asyncio.sleep(TRIM_SECONDS)
+        if decoders.trim():
+            await asyncio.to_thread(trim_heaps)
 
 
 async def _watch(services: Services, loading: asyncio.Task[asyncio.Task[None] | None]) -> None:

@@ -38,6 +38,11 @@ def release_memory() -> None:
     with this 94 and 111.
     """
     gc.collect()
+    trim_heaps()
+
+
+def trim_heaps() -> None:
+    """Give free memory back to the system. Takes milliseconds: call it in a thread, others run meanwhile."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(ctypes.c_size_t(0))

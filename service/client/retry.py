@@ -15,6 +15,9 @@ Answer = TypeVar("Answer")
 OFTEN = 4
 """Failures after which the pause does not grow where time is short: it is 4 s then, at most."""
 
+SPREAD = 0.25
+"""Up to so much of the time that an error asks for is added: those that were refused together were told the same."""
+
 
 @dataclass(frozen=True, slots=True)
 class Retry:
@@ -76,4 +79,4 @@ class Retry:
         if not error.retryable or told > self.max_wait_seconds:
             return None
         own = self.first_wait_seconds * 2.0 ** min(number - 1, 30) * (0.5 + 0.5 * self.random())
-        return max(told, min(own, self.max_wait_seconds))
+        return min(max(told * (1 + SPREAD * self.random()), own), self.max_wait_seconds)

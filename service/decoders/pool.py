@@ -83,20 +83,15 @@ class DecoderPool:
         if is_needed:
             self._keep(self._nursery.make(self._limits.memory_bytes))
 
-    def trim(self) -> None:
-        """End the idle processes that nothing has needed since the last call, all but one."""
+    def trim(self) -> int:
+        """End the idle processes that nothing has needed since the last call, all but one; return how many."""
         with self._lock:
             num_ended = max(0, min(self._num_unneeded, len(self._idle) - 1))
             ended, self._idle = self._idle[:num_ended], self._idle[num_ended:]
             self._num_unneeded = len(self._idle)
         for process in ended:
             process.close()
-
-    async def keep_trimmed(self) -> None:
-        """Trim every `TRIM_SECONDS`, until cancelled."""
-        while True:
-            await asyncio.sleep(TRIM_SECONDS)
-            self.trim()
+        return num_ended
 
     def check_line(self) -> None:
         """See `Decoders`."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import random
 import time
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ import numpy as np
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
+from service.client.retry import SPREAD
 from tests.support.websocket import stream_url
 
 CHUNK_SECONDS = 0.2
@@ -86,7 +88,7 @@ async def read_messages(socket: ClientConnection, seen: Seen, sent_at: list[floa
 
 
 async def live_stream(url: str, sound: bytes, rate: int, until: float, seen: Seen) -> None:
-    """Stream until a time; who is refused comes again when the service says."""
+    """Stream until a time; who is refused comes again when the service says, or a little later, as our client does."""
     query = {"encoding": "s16le", "sample_rate": rate, "hop": 1.0}
     while (began := time.monotonic()) < until:
         try:
@@ -105,7 +107,8 @@ async def live_stream(url: str, sound: bytes, rate: int, until: float, seen: See
             seen.refusals.append(time.monotonic() - began)
             if error.response.status_code != 503:
                 seen.failures.append(f"refused with {error.response.status_code}")
-            await asyncio.sleep(float(error.response.headers.get("Retry-After", RETRY_SECONDS)))
+            told = float(error.response.headers.get("Retry-After", RETRY_SECONDS))
+            await asyncio.sleep(told * (1 + SPREAD * random.random()))
         except (OSError, TimeoutError) as error:
             seen.failures.append(f"{type(error).__name__}: {error}")
             return
