@@ -10,7 +10,7 @@
 
 Whatever is under way (a request, a live stream) is admitted here. Once the drain has begun nothing more is admitted, every
 admitted activity has been told once, and the process may end when the last one has left. This knows no server and no
-signal: `service.server` maps signals to it.
+signal: `service.draining_server` maps signals to it.
 """
 
 from __future__ import annotations

@@ -49,7 +49,7 @@ _HEALTHY_SECONDS: Final = 60.0
 _GRACE_SECONDS: Final = 15.0
 _SECOND_SIGNAL_SECONDS: Final = 3.0
 _MIN_PATIENCE_SECONDS: Final = 1.0
-# As in service.server, and longer, so that the workers too take a second signal for one.
+# As in service.draining_server, and longer, so that the workers too take a second signal for one.
 _SAME_SIGNAL_SECONDS: Final = 0.75
 
 

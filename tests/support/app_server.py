@@ -13,8 +13,9 @@ from typing import Any
 
 from service.app import create_app
 from service.decoders.nursery import Nursery
+from service.draining_server import DrainingServer
 from service.metrics import Metrics
-from service.server import DrainingServer, make_config
+from service.server import make_config
 from service.settings import Settings
 from service.sockets import describe, listen
 from service.tracing import Tracer
