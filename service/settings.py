@@ -184,8 +184,8 @@ class Settings(BaseSettings):
         ge=1024**2,
         le=2**50,
         description="Bytes that the bodies of requests may have on disk (TMPDIR) together, over all workers; one that would be "
-        "too many is answered 503. A body of up to 1 MiB is in memory and not counted. 8 GiB are four of the largest bodies; a "
-        "disk that has less needs less.",
+        "too many is answered 503. A body of up to 1 MiB (64 KiB while a worker reads 128 or more) is in memory and not "
+        "counted. 8 GiB are four of the largest bodies; a disk that has less needs less.",
         json_schema_extra={"range": "1048576 to 1125899906842624"},  # %g would round it
     )
     max_decoders: int = Field(

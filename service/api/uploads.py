@@ -24,8 +24,6 @@ from service.validation import MAX_SHOWN
 
 T = TypeVar("T")
 
-SPOOL_BYTES = 1024 * 1024
-"""Up to this much of a body stays in memory."""
 MIN_BYTES_PER_SECOND = 1000
 """Of a body on the whole, after its first pause: a twentieth of the slowest line that anybody calls broadband."""
 MAX_FILES = 256
@@ -43,7 +41,7 @@ def _keeping_bodies() -> Iterator[None]:
         if error.errno not in _NO_ROOM:
             raise
         raise NoRoom(
-            f"the body is longer than {SPOOL_BYTES} bytes and cannot be kept on disk now: {os.strerror(error.errno)} (TMPDIR)",
+            f"the body is too long for memory and cannot be kept on disk now: {os.strerror(error.errno)} (TMPDIR)",
             retry_after_s=RETRY_SECONDS,
         ) from error
 
@@ -109,7 +107,7 @@ async def open_clips(
     Args:
         request: The request; its body is read here.
         settings: What the body is held to.
-        spool: Gives it its room on disk.
+        spool: Gives it its room in memory and on disk.
         max_files: How many parts it may have.
 
     Raises:
@@ -122,11 +120,10 @@ async def open_clips(
     declared = _declared_bytes(request)
     is_form = request.headers.get("content-type", "").split(";")[0].strip().lower() == "multipart/form-data"
     with spool.room(declared) as room:
-        if declared is not None and declared > SPOOL_BYTES:
-            await room.check()
+        await room.check()
         kept = _keep_within(limited, room)
         with _keeping_bodies():  # and no longer: what fails while the clips are read is something else
-            files = await (_read_form(kept, max_files) if is_form else _read_body(kept))
+            files = await (_read_form(kept, max_files, room.memory_bytes) if is_form else _read_body(kept, room.memory_bytes))
         try:
             yield files
         finally:
@@ -135,23 +132,22 @@ async def open_clips(
 
 
 def _keep_within(request: Request, room: BodyRoom) -> Request:
-    """Return the request with a body that has its room on disk before it is given out."""
+    """Return the request with a body that has its room before it is given out."""
     received = 0
 
     async def receive() -> Message:
         nonlocal received
         message = await request.receive()
         received += len(message.get("body", b""))
-        if received > SPOOL_BYTES:
-            await room.cover(received)
+        await room.cover(received)
         return message
 
     return Request(request.scope, receive)
 
 
-async def _read_body(request: Request) -> list[IO[bytes]]:
+async def _read_body(request: Request, memory_bytes: int) -> list[IO[bytes]]:
     with ExitStack() as stack:
-        body = stack.enter_context(tempfile.SpooledTemporaryFile(max_size=SPOOL_BYTES))
+        body = stack.enter_context(tempfile.SpooledTemporaryFile(max_size=memory_bytes))
         async for chunk in request.stream():
             body.write(chunk)
         body.seek(0)
@@ -159,8 +155,8 @@ async def _read_body(request: Request) -> list[IO[bytes]]:
     return [cast(IO[bytes], body)]
 
 
-async def _read_form(request: Request, max_files: int) -> list[IO[bytes]]:
-    parser = _ClipParser(request, max_files)
+async def _read_form(request: Request, max_files: int, memory_bytes: int) -> list[IO[bytes]]:
+    parser = _ClipParser(request, max_files, memory_bytes)
     try:
         form = await parser.parse()
     except MultiPartException as error:
@@ -175,14 +171,15 @@ class _ClipParser(MultiPartParser):
     """Starlette's, which refuses a part that is no clip, or one too many, as soon as its head is there, and keeps no more in
     memory of all clips together than of one."""
 
-    def __init__(self, request: Request, max_files: int) -> None:
+    def __init__(self, request: Request, max_files: int, memory_bytes: int) -> None:
         super().__init__(request.headers, request.stream(), max_files=math.inf)
         self._max_files = max_files
+        self._memory_bytes = memory_bytes
 
     def on_headers_finished(self) -> None:
         """See Starlette: a part's head is there."""
         kept = sum(value.size or 0 for _, value in self.items if isinstance(value, UploadFile))
-        self.spool_max_size = max(1, SPOOL_BYTES - kept)  # 0 would mean any size
+        self.spool_max_size = max(1, self._memory_bytes - kept)  # 0 would mean any size
         super().on_headers_finished()
         name = self._current_part.field_name
         if name != FILE_FIELD:

@@ -18,7 +18,7 @@ LIMIT = 3 * BLOCK_BYTES
 
 def make_spool() -> tuple[Spool, Keeper]:
     keeper = Keeper(Settings(_env_file=None, max_spooled_bodies=LIMIT))
-    return Spool(LocalKeeper(keeper)), keeper
+    return Spool(LocalKeeper(keeper), memory_bytes=0), keeper
 
 
 async def test_a_body_has_room_for_what_has_come_a_block_at_a_time_and_gives_it_back() -> None:
