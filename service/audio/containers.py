@@ -190,9 +190,13 @@ class ContainerDecoder:
             raise UnsupportedAudio(f"the sound has {self.channels} channels, allowed is 1 to {MAX_CHANNELS}")
         self._mixer.check(self.channels)
 
+    def _note(self, error: Exception) -> None:
+        self._lacks_memory = self._lacks_memory or isinstance(error, MemoryError)
+        self._has_damage = True
+
     def _check_memory(self) -> None:
         if self._lacks_memory:
-            _refuse_memory(self._name)
+            _refuse(self._name, MemoryError())
 
     def _decode(self, stream: AudioStream) -> Generator[AudioFrame, None, None]:
         """Yield frames that hold samples; leave out packets that cannot be decoded, and note that there were some. Without
@@ -200,14 +204,11 @@ class ContainerDecoder:
 
         It raises nothing and alone holds the stream, so that no traceback keeps the decoder's memory (see `close`).
         """
-        for packet in self._read(stream):
+        for packet in itertools.takewhile(lambda _: not self._lacks_memory, self._read(stream)):
             try:
                 frames = stream.decode(packet)
-            except av.error.MemoryError:
-                self._lacks_memory = True
-                return
-            except av.error.FFmpegError:
-                self._has_damage = True
+            except av.error.FFmpegError as error:
+                self._note(error)
                 continue
             yield from (frame for frame in frames if frame.samples)
 
@@ -215,10 +216,8 @@ class ContainerDecoder:
         """Yield packets; the last one, or None where the container breaks off, takes out what the decoder still holds."""
         try:
             yield from self._container.demux(stream)
-        except av.error.MemoryError:
-            self._lacks_memory = True
-        except (av.error.FFmpegError, IndexError):  # IndexError: PyAV at the end, where streams turned up late
-            self._has_damage = True
+        except (av.error.FFmpegError, IndexError) as error:  # IndexError: PyAV at the end, where streams turned up late
+            self._note(error)
             yield None
 
     def _cut(self, block: Float32Array) -> Iterator[Float32Array]:
@@ -236,15 +235,11 @@ def _open(source: ByteSource, container: str) -> InputContainer:
     }
     try:
         return av.open(source, "r", format=demuxer.name, container_options=options, metadata_errors="replace")
-    except av.error.MemoryError as error:
-        _refuse_memory(container, error)
     except av.error.FFmpegError as error:
         _refuse(container, error)
 
 
 def _refuse(container: str, error: Exception | None = None) -> NoReturn:
+    if isinstance(error, MemoryError):
+        raise DecodingFailed(f"decoding this {container} needs more memory than there is") from error
     raise UndecodableAudio(f"the bytes are {container}, but cannot be decoded: they are incomplete or damaged") from error
-
-
-def _refuse_memory(container: str, error: Exception | None = None) -> NoReturn:
-    raise DecodingFailed(f"decoding this {container} needs more memory than there is") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import io
 import itertools
@@ -10,12 +11,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 
+from service.audio.containers import ContainerDecoder
 from service.audio.decoding import open_audio
 from service.audio.intake import ContainerIntake, file_samples
-from service.errors import NotStreamable, UndecodableAudio, UnsupportedAudio
+from service.errors import DecodingFailed, NotStreamable, UndecodableAudio, UnsupportedAudio
 from tests.support.sounds import Int16Array, encode, loudest_hz, noise, stream_samples, tone
 
 RATE = 16_000
@@ -208,6 +211,30 @@ def test_an_mp4_with_its_index_last_is_refused_as_a_stream_at_its_first_sound(in
 def test_an_mp4_that_lost_its_index_is_undecodable(index_last: bytes) -> None:
     with pytest.raises(UndecodableAudio, match="mp4"):
         samples_of_file(index_last[: index_last.index(b"moov")])
+
+
+class ExhaustedSource:
+    """A file whose process has no memory left after so many reads, as FFmpeg says it."""
+
+    def __init__(self, data: bytes, num_reads: int) -> None:
+        self._file = io.BytesIO(data)
+        self._num_reads = num_reads
+
+    def read(self, size: int, /) -> bytes:
+        if not self._num_reads:
+            raise av.error.MemoryError(errno.ENOMEM, "Cannot allocate memory")
+        self._num_reads -= 1
+        return self._file.read(min(size, 4096))
+
+
+def test_sound_for_which_there_is_no_memory_is_not_said_to_be_broken(folder: Path) -> None:
+    data = encode(folder, tone(SECONDS, 440, 44_100), 44_100, "tone.aac").read_bytes()
+    with pytest.raises(DecodingFailed, match="aac needs more memory"):
+        ContainerDecoder(ExhaustedSource(data, 0), "aac", channel=None)
+    decoder = ContainerDecoder(ExhaustedSource(data, 4), "aac", channel=None)
+    with pytest.raises(DecodingFailed, match="memory"):
+        list(decoder.blocks())
+    decoder.close()
 
 
 def test_cover_art_is_no_sound_and_does_not_disturb(folder: Path) -> None:
