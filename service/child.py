@@ -7,6 +7,31 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
+
+KEPT_VARIABLES: Final = (
+    "PATH",
+    "LD_LIBRARY_PATH",
+    "DYLD_LIBRARY_PATH",
+    "LD_PRELOAD",
+    "LANG",
+    "LC_ALL",
+    "LC_CTYPE",
+    "TZ",
+    "HOME",
+    "TMPDIR",
+    "PYTHONHOME",
+    "PYTHONPATH",
+    "PYTHONUSERBASE",
+    "PYTHONNOUSERSITE",
+    "PYTHONUTF8",
+    "PYTHONWARNINGS",
+    "PYTHONDONTWRITEBYTECODE",
+    "PYTHONPYCACHEPREFIX",
+)
+"""What finds the interpreter and its libraries; Python looks for a user's own packages under HOME."""
+ONE_THREAD: Final = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+"""OpenBLAS and OpenMP start their threads when they are loaded: a process with one may fork, and takes no more of the cores."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,6 +40,15 @@ class Child:
 
     command: tuple[str, ...]
     environ: Mapping[str, str]
+
+
+def bare_environment(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return what a process is told that works on what strangers sent: whoever takes it over finds no secret there.
+
+    Args:
+        environ: The service's.
+    """
+    return {name: environ[name] for name in KEPT_VARIABLES if name in environ} | ONE_THREAD
 
 
 def python_module(module: str, *arguments: str, environ: Mapping[str, str] | None = None) -> Child:

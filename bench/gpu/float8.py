@@ -7,7 +7,6 @@ gelu, the second product, for all tokens of a batch; the one in 8 bits rounds it
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -217,15 +216,11 @@ def to_markdown(speed: Float8Speed) -> str:
     )
 
 
-def _measure_as_told(args: argparse.Namespace) -> Float8Speed:
-    return measure_float8(read_subject(args), args.seconds)
-
-
 def main() -> int:
     """Measure and print the table."""
     return run_measurement(
         "bench.gpu.float8",
-        _measure_as_told,
+        lambda args: measure_float8(read_subject(args), args.seconds),
         seconds=20.0,
         to_numbers=lambda speed: asdict(speed) | {"ratio": speed.ratio},
         to_markdown=to_markdown,

@@ -71,10 +71,6 @@ def _add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
 
 
-def _measure_as_told(args: argparse.Namespace) -> Results:
-    return measure_processes(read_subject(args), args.seconds)
-
-
 def main() -> int:
     """Measure and print what was seen, or be one of the processes."""
     if "--worker" in sys.argv:
@@ -86,7 +82,7 @@ def main() -> int:
         return 0
     return run_measurement(
         "bench.gpu.processes",
-        _measure_as_told,
+        lambda args: measure_processes(read_subject(args), args.seconds),
         seconds=30.0,
         to_numbers=Results.to_numbers,
         to_markdown=Results.to_markdown,

@@ -5,7 +5,6 @@ The numbers decide the form of the GPU path (docs/performance.md); what the goal
 
 from __future__ import annotations
 
-import argparse
 import sys
 from functools import partial
 
@@ -103,15 +102,11 @@ def _profile_kernels(subject: Subject) -> list[tuple[str, float]]:
     return sorted(found, key=lambda kernel: -kernel[1])[:NUM_KERNELS]
 
 
-def _measure_as_told(args: argparse.Namespace) -> Results:
-    return measure_ways(read_subject(args), args.seconds)
-
-
 def main() -> int:
     """Measure and print what was seen."""
     return run_measurement(
         "bench.gpu.ways",
-        _measure_as_told,
+        lambda args: measure_ways(read_subject(args), args.seconds),
         seconds=60.0,
         to_numbers=Results.to_numbers,
         to_markdown=Results.to_markdown,

@@ -14,10 +14,10 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.access.guard import ANYBODY, NEEDED, PUBLIC, Caller
 from service.access.origins import Asked
-from service.answers import ErrorAnswer
 from service.api.error_handlers import REFUSED, error_response, note_refusal
 from service.api.forwarded import FORWARDED_HOST
 from service.api.middleware import ROUTE, route_path
+from service.api.schemas import error_responses
 from service.errors import NotFound, ServiceError
 from service.logs import log_refusal
 from service.services import Services
@@ -29,15 +29,14 @@ HEALTH = "/health/"
 BEARER = "bearer "
 SECURITY = [Security(HTTPBearer(auto_error=False, description="An API key or a token, where the service has keys."))]
 """Says in the OpenAPI description what the door does; it asks nothing itself."""
-REFUSALS: dict[int | str, dict[str, object]] = {
-    status: {"model": ErrorAnswer, "description": text}
-    for status, text in {
+REFUSALS = error_responses(
+    {
         401: "No API key or token, or none that is known",
         403: "The key is not for this, or a page elsewhere asks",
         429: "The key's quota is used up; Retry-After says when to try again",
         503: "Not ready, draining or overloaded; Retry-After says when to try again",
-    }.items()
-}
+    }
+)
 """Beside it, for the same paths: what the door answers with, and what the whole service does."""
 
 

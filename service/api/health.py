@@ -7,9 +7,8 @@ import asyncio
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
-from service.answers import ErrorAnswer
 from service.api.admission import REFUSALS, SECURITY
-from service.api.schemas import HealthAnswer
+from service.api.schemas import HealthAnswer, error_responses
 from service.services import Services
 
 router = APIRouter(tags=["operation"])
@@ -23,7 +22,7 @@ async def live() -> HealthAnswer:
 
 
 @router.head("/health/ready", include_in_schema=False)
-@router.get("/health/ready", responses={503: {"model": ErrorAnswer, "description": "Not warm yet, or draining"}})
+@router.get("/health/ready", responses=error_responses({503: "Not warm yet, or draining"}))
 async def ready(request: Request) -> HealthAnswer:
     """New work is taken: 503 until the models are warm, and again while draining."""
     services: Services = request.app.state.services

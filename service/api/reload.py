@@ -5,8 +5,8 @@ from __future__ import annotations
 import pydantic
 from fastapi import APIRouter, Request
 
-from service.answers import ErrorAnswer
 from service.api.admission import REFUSALS, SECURITY
+from service.api.schemas import error_responses
 from service.errors import ReloadFailed
 from service.keeper.reloads import RELOAD_SECONDS
 from service.keeper.topics import RELOAD_MODELS, Nothing
@@ -25,12 +25,7 @@ class ReloadAnswer(pydantic.BaseModel):
 
 @router.post(
     "/v1/models/reload",
-    responses={
-        409: {
-            "model": ErrorAnswer,
-            "description": "The new models cannot be served, or are being loaded already; the old ones serve on",
-        }
-    },
+    responses=error_responses({409: "The new models cannot be served, or are being loaded already; the old ones serve on"}),
 )
 async def reload_models(request: Request) -> ReloadAnswer:
     """Serve what is in the bundles' folders now, in all workers; answered when they do."""

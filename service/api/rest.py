@@ -26,6 +26,7 @@ from service.api.schemas import (
     HuggingFaceRequest,
     LabelItem,
     LabelsAnswer,
+    error_responses,
 )
 from service.api.uploads import FILE_FIELD, open_clips, until_disconnect
 from service.clips import LEAST_SECONDS, answer_clip, make_plan, open_clip
@@ -65,9 +66,8 @@ def _body(*, many: bool) -> dict[str, object]:
     return {"requestBody": {"required": True, "content": content}}
 
 
-_ERRORS: dict[int | str, dict[str, object]] = {
-    status: {"model": ErrorAnswer, "description": text}
-    for status, text in {
+_ERRORS = error_responses(
+    {
         400: "A bad parameter, or sound that is broken",
         404: "No such model",
         408: "The body came too slowly",
@@ -76,8 +76,8 @@ _ERRORS: dict[int | str, dict[str, object]] = {
         422: "Fewer samples than the model needs, or sound that its decoder could not be done with",
         500: "Our own fault",
         503: "Queue full, no room for the body, too late, draining or not ready; Retry-After says when to try again",
-    }.items()
-}
+    }
+)
 
 
 def _services(request: Request) -> Services:

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
 import pydantic
 
 from service.answers import ClipAnswer, ErrorAnswer, WindowItem
 from service.postprocess.scores import Function
+
+
+def error_responses(texts: Mapping[int, str]) -> dict[int | str, dict[str, object]]:
+    """Return what an OpenAPI description says of errors, as FastAPI's `responses` takes it.
+
+    Args:
+        texts: What each status means.
+    """
+    return {status: {"model": ErrorAnswer, "description": text} for status, text in texts.items()}
 
 
 class _WindowType(pydantic.BaseModel):

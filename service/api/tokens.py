@@ -10,8 +10,8 @@ from fastapi.responses import Response
 
 from service.access.keys import Scope
 from service.access.tokens import DEFAULT_TOKEN_SECONDS, MAX_TOKEN_SECONDS
-from service.answers import ErrorAnswer
 from service.api.admission import REFUSALS, SECURITY, caller_of
+from service.api.schemas import error_responses
 from service.api.uploads import limit_body
 from service.services import Services
 from service.validation import parameter_error
@@ -42,16 +42,15 @@ class TokenAnswer(pydantic.BaseModel):
     "/v1/tokens",
     response_model=TokenAnswer,
     responses=REFUSALS
-    | {
-        status: {"model": ErrorAnswer, "description": text}
-        for status, text in {
+    | error_responses(
+        {
             400: "A bad parameter",
             401: "No API key, or none that is known",
             403: "More than the key is for, or a token in place of a key",
             408: "The body came too slowly",
             413: "Too large",
-        }.items()
-    },
+        }
+    ),
     openapi_extra={"requestBody": {"content": {"application/json": {"schema": TokenRequest.model_json_schema()}}}},
     dependencies=SECURITY,
 )

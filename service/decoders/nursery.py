@@ -14,7 +14,7 @@ import threading
 import time
 from typing import Final
 
-from service.child import python_module
+from service.child import bare_environment, python_module
 from service.decoders.breeder import ANSWER, REQUEST, STATUS
 from service.decoders.wire import Wire
 from service.errors import Unavailable
@@ -23,30 +23,6 @@ from service.logs import log_event
 logger = logging.getLogger(__name__)
 
 _START_SECONDS = 60.0
-KEPT_VARIABLES: Final = (
-    "PATH",
-    "LD_LIBRARY_PATH",
-    "DYLD_LIBRARY_PATH",
-    "LD_PRELOAD",
-    "LANG",
-    "LC_ALL",
-    "LC_CTYPE",
-    "TZ",
-    "HOME",
-    "TMPDIR",
-    "PYTHONHOME",
-    "PYTHONPATH",
-    "PYTHONUSERBASE",
-    "PYTHONNOUSERSITE",
-    "PYTHONUTF8",
-    "PYTHONWARNINGS",
-    "PYTHONDONTWRITEBYTECODE",
-    "PYTHONPYCACHEPREFIX",
-)
-"""What a decoder has of the service's environment: what finds the interpreter and its libraries (Python looks for a user's own
-packages under HOME). Whoever takes one over finds no secret, whatever its name."""
-ONE_THREAD: Final = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
-"""So that the breeder may fork: OpenBLAS and OpenMP start their threads when they are loaded."""
 _STATUS_SECONDS = 1.0
 """The breeder tells at once how a process ended; it may itself have been killed."""
 KEPT_MEMORY: Final = {"MALLOC_MMAP_THRESHOLD_": str(1024**2), "MALLOC_TRIM_THRESHOLD_": str(2 * 1024**2)}
@@ -198,8 +174,7 @@ class Nursery:
         self._stop()
         self._control, theirs = socket.socketpair()
         self._control.settimeout(_START_SECONDS)
-        environ = {name: os.environ[name] for name in KEPT_VARIABLES if name in os.environ}
-        environ |= ONE_THREAD | KEPT_MEMORY
+        environ = bare_environment(os.environ) | KEPT_MEMORY
         child = python_module("service.decoders.breeder", str(theirs.fileno()), environ=environ)
         with theirs:
             self._breeder = subprocess.Popen(

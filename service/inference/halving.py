@@ -27,8 +27,18 @@ _SIGNS = (
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Return whether a run failed for want of memory, the machine's or the GPU's."""
-    text = str(error).lower()
-    return isinstance(error, MemoryError) or any(sign in text for sign in _SIGNS)
+    return isinstance(error, MemoryError) or tells_of_memory(str(error))
+
+
+def tells_of_memory(text: str, more_signs: tuple[str, ...] = ()) -> bool:
+    """Return whether an error's text is about memory that does not suffice.
+
+    Args:
+        text: What was said, in any case.
+        more_signs: What says so besides, in lower case.
+    """
+    lower = text.lower()
+    return any(sign in lower for sign in _SIGNS + more_signs)
 
 
 def run_in_halves(runner: Runner, waveform: Int16Array, lengths: Int64Array, *, embedding: bool) -> ModelOutput:

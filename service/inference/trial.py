@@ -15,9 +15,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from service.child import python_module
+from service.child import bare_environment, python_module
 from service.errors import BundleError
 from service.inference.bundle import WEIGHTS_FILE, Bundle
+from service.inference.halving import tells_of_memory
 from service.inference.runner import Precision
 from service.inference.trial_process import MAX_ANSWER_BYTES
 
@@ -28,8 +29,8 @@ BYTES_OF_FILES: Final = 4
 CPU_SECONDS: Final = 120
 """Of processor time, and three times that on the clock, since others may want the same cores."""
 MAX_REASON_CHARS: Final = 300
-_KEPT_VARIABLES = ("PATH", "LD_LIBRARY_PATH", "PYTHONPATH", "PYTHONHOME")
-_OUT_OF_MEMORY = ("bad alloc", "bad_alloc", "Failed to allocate memory", "MemoryError", "Cannot allocate memory")
+_MORE_SIGNS = ("bad alloc", "memoryerror", "cannot allocate memory")
+"""Of memory that does not suffice: Python's own words, the loader's, and onnxruntime's where a graph is loaded."""
 
 
 def is_shipped(folder: Path) -> bool:
@@ -43,12 +44,6 @@ def default_memory_bytes(bundle: Bundle, precision: Precision) -> int:
     if bundle.manifest.weights_sha256 is not None:
         files.append(bundle.folder / WEIGHTS_FILE)
     return BASE_BYTES + BYTES_OF_FILES * sum(file.stat().st_size for file in files)
-
-
-def trial_environment(environ: Mapping[str, str]) -> dict[str, str]:
-    """Return the environment of a trial: what Python starts with, so that a graph that takes it over finds no secret there."""
-    kept = {name: environ[name] for name in _KEPT_VARIABLES if name in environ}
-    return kept | {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
 
 
 def try_graph(bundle: Bundle, precision: Precision, memory_bytes: int | None = None, cpu_seconds: int = CPU_SECONDS) -> None:
@@ -73,7 +68,7 @@ def try_graph(bundle: Bundle, precision: Precision, memory_bytes: int | None = N
         str(memory_bytes),
         str(cpu_seconds),
         *lengths,
-        environ=trial_environment(os.environ),
+        environ=bare_environment(os.environ),
     )
     what = f"bundle {bundle.manifest.name!r}: {Path(path).name}"
     try:
@@ -83,7 +78,7 @@ def try_graph(bundle: Bundle, precision: Precision, memory_bytes: int | None = N
     if is_late or code == -signal.SIGXCPU:
         raise BundleError(f"{what} takes more than {cpu_seconds} s to load and run once: it is not served")
     reason = said[:MAX_REASON_CHARS]
-    if code != 0 or any(sign in said for sign in _OUT_OF_MEMORY):
+    if code != 0 or tells_of_memory(said, _MORE_SIGNS):
         ended = reason or f"its process ended with {code}"
         raise BundleError(
             f"{what} takes more memory to load and run one window than the {memory_bytes} bytes that it may, or crashes "

@@ -22,9 +22,10 @@ import pytest
 import soundfile
 
 from service.audio.intake import ContainerIntake
+from service.child import KEPT_VARIABLES, ONE_THREAD
 from service.decoders.interface import LocalDecoders
 from service.decoders.jobs import Job, ProcessSound, ProcessStream
-from service.decoders.nursery import KEPT_MEMORY, KEPT_VARIABLES, ONE_THREAD, DecoderProcess, Nursery
+from service.decoders.nursery import KEPT_MEMORY, DecoderProcess, Nursery
 from service.decoders.pool import MAX_JOBS, DecoderLimits, DecoderPool
 from service.decoders.wire import MAX_PAYLOAD_BYTES, FileJob, Kind, Opened, Wire, share_file
 from service.errors import (

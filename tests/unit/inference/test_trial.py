@@ -9,7 +9,7 @@ import pytest
 from service.errors import BundleError
 from service.inference.bundle import Bundle, open_bundle
 from service.inference.catalog import open_catalog
-from service.inference.trial import BASE_BYTES, default_memory_bytes, is_shipped, trial_environment, try_graph
+from service.inference.trial import BASE_BYTES, default_memory_bytes, is_shipped, try_graph
 from service.observer import NullObserver
 from service.settings import EMBEDDED_BUNDLE, Settings
 from tests.support.bundles import build_model, write_bundle
@@ -54,11 +54,6 @@ def test_a_catalog_does_not_load_a_graph_that_fails_its_trial(tmp_path: Path) ->
     settings = Settings(provider="cpu", bundles=f"greedy={tmp_path / 'b'}")
     with pytest.raises(BundleError, match="SONOTAG_MODEL_MEMORY_BYTES"):
         open_catalog(dict(settings.bundles), settings, NullObserver())
-
-
-def test_a_trial_is_told_nothing_but_where_programs_and_libraries_are() -> None:
-    told = trial_environment({"PATH": "/bin", "SONOTAG_API_KEYS_FILE": "keys", "AWS_SECRET_ACCESS_KEY": "secret"})
-    assert told == {"PATH": "/bin", "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
 
 
 def test_what_a_trial_may_take_follows_from_the_size_of_the_files_of_the_graph() -> None:
