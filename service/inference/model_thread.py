@@ -192,7 +192,9 @@ class ModelThread(Generic[W]):
                 self._queue.promote(entry)
 
     def stage_upcoming(self) -> None:
-        """Copy what will probably run next, while the runner works."""
+        """Copy what will probably run next, while the runner works, where anything is copied ahead."""
+        if not self._staging.copies_ahead:
+            return
         with self._changed:
             for entry in self._queue.upcoming(self._max_batch_size):
                 self._staging.stage(entry.item)

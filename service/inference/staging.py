@@ -36,15 +36,15 @@ class Batch(Generic[W]):
 
     Attributes:
         windows: Row i's window; the rows past them are padding.
-        waveform: int16 `[rows, batch_samples]`, a view of a buffer that stays untouched until `Staging.take_back`.
+        waveform: int16 `[rows, batch_samples]`, untouched until `Staging.take_back`.
         lengths: int64 `[rows]`.
-        buffer: Which buffer it is in.
+        buffer: Which buffer it is in; None where it is the window itself.
     """
 
     windows: tuple[W, ...]
     waveform: Int16Array
     lengths: Int64Array
-    buffer: int = 0
+    buffer: int | None
 
 
 class Staging(Generic[W]):
@@ -54,12 +54,18 @@ class Staging(Generic[W]):
     is simply written over. A batch has one length: windows of another one than those that are there are not copied ahead. Not
     thread-safe: the batcher calls it under its lock.
 
+    A CPU that takes one window at a time runs it where it is, unless it has to be padded.
+
     Args:
         spec: The model; its provider decides whether batches are padded to the sizes it was warmed up for.
         max_batch_size: How many rows a buffer has.
+
+    Attributes:
+        copies_ahead: Whether windows are copied before they are handed over.
     """
 
     def __init__(self, spec: ModelSpec, max_batch_size: int) -> None:
+        self.copies_ahead = max_batch_size > 1 or spec.provider != "cpu"
         self._min_samples = spec.min_samples
         # CUDA picks and prepares kernels for each new shape, so only warm sizes run there. On the CPU a padding row costs as
         # much as a real one, and a new size costs nothing.
@@ -81,6 +87,8 @@ class Staging(Generic[W]):
 
     def stage(self, window: W) -> None:
         """Copy a window into the next batch, if it is not there yet and there is a row left."""
+        if not self.copies_ahead:
+            return
         if not self._row_of:
             self._batch_samples = window.batch_samples
         if self._free_rows and window not in self._row_of and window.batch_samples == self._batch_samples:
@@ -100,10 +108,12 @@ class Staging(Generic[W]):
             windows: 1 to ``max_batch_size`` of them, all of one `batch_samples`. Their order among the rows may differ from
                 the order given.
         """
-        count = len(windows)
-        if windows[0].batch_samples != self._batch_samples:
+        count, first = len(windows), windows[0]
+        if not self.copies_ahead and len(first.waveform) == first.batch_samples:
+            return Batch((first,), first.waveform[np.newaxis], np.array([first.batch_samples], np.int64), None)
+        if first.batch_samples != self._batch_samples:
             self._row_of.clear()
-            self._batch_samples = windows[0].batch_samples
+            self._batch_samples = first.batch_samples
         placed: dict[int, W] = {}
         missing: list[W] = []
         for window in windows:
@@ -126,7 +136,8 @@ class Staging(Generic[W]):
 
     def take_back(self, batch: Batch[W]) -> None:
         """Use a batch's buffer again: its run has ended."""
-        self._free_buffers.append(batch.buffer)
+        if batch.buffer is not None:
+            self._free_buffers.append(batch.buffer)
 
     def _views(self) -> tuple[Int16Array, Int64Array]:
         """Return the next batch's rows, int16 `[rows, batch_samples]`, at the front of their buffer, and their lengths."""

@@ -112,3 +112,22 @@ def test_batches_on_a_gpu_are_padded_with_valid_lengths(provider: str) -> None:
     batch = buffers.hand_over([window(i, 900) for i in range(3)])
     assert batch.waveform.shape == (4, 16_000)
     assert batch.lengths.tolist() == [900, 900, 900, 400]
+
+
+def test_a_cpu_runs_a_single_whole_window_where_it_is_and_a_padded_one_in_a_buffer() -> None:
+    buffers = staging(max_batch_size=1)
+    whole, short = window(1, 16_000), window(2, 500)
+    buffers.stage(whole)
+    batch = buffers.hand_over([whole])
+    assert np.shares_memory(batch.waveform, whole.waveform)
+    assert (batch.waveform.shape, batch.lengths.tolist()) == ((1, 16_000), [16_000])
+    check(buffers, [short])
+    buffers.take_back(batch)
+    check(buffers, [short])
+    check(buffers, [whole])
+
+
+def test_a_gpu_has_also_a_single_window_in_its_own_buffer() -> None:
+    buffers = staging("cuda", max_batch_size=1)
+    whole = window(1, 16_000)
+    assert not np.shares_memory(buffers.hand_over([whole]).waveform, whole.waveform)
