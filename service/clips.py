@@ -8,9 +8,10 @@ import os
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass
-from typing import IO
+from typing import IO, TypeVar
 
 from service.answers import ClassifyQuery, ClipAnswer, EventItem, WindowItem, check_timeline
+from service.audio.windowing import Span
 from service.decoders.interface import ClipSound
 from service.engine import Engine
 from service.errors import ClipTooLong, NoRoom
@@ -21,8 +22,10 @@ from service.options import Grid, make_selector, make_thresholds, parse_events, 
 from service.postprocess.event_config import EventConfig
 from service.postprocess.scores import SCORE_DIGITS, Function, Tag
 from service.streaming.messages import TagItem
-from service.tagger import ClipPlan, ClipReader, ClipResult, ClipTags, ScoredWindow, Timing, score_clip
+from service.tagger import FIRST_SECONDS, ClipPlan, ClipReader, ClipResult, ClipTags, ScoredWindow, Timing, score_clip
 from service.tracing import Lap, current_trace
+
+T = TypeVar("T")
 
 LEAST_SECONDS = 0.1
 _NO_ROOM = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC}
@@ -75,7 +78,7 @@ class Clip:
     _progress: float = 0.0
 
     def progress(self, position: int) -> float:
-        """Return how much of the clip is done at a position in samples, 0 to 1. It never falls; 1 is the end."""
+        """Return how much of the clip is done at a position in samples, 0 to 1. It never falls; the last window ends at 1."""
         self._progress = max(self._progress, self._estimate(position))
         return self._progress
 
@@ -109,21 +112,25 @@ async def open_clip(
     file.seek(0)
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(decoders.turn(is_patient=reservation is not None))
-        sound = await _open_sound(
-            engine, lambda: decoders.open_file(file, channel=channel, target_rate=rate, observe=metrics.stage_seconds)
-        )
-        stack.callback(sound.close)
-        if sound.num_frames and sound.num_frames > settings.max_clip_seconds * sound.sample_rate:
-            raise ClipTooLong(
-                f"the clip is {sound.num_frames / sound.sample_rate:.1f} s long, "
-                f"the limit is {settings.max_clip_seconds:g} s (SONOTAG_MAX_CLIP_SECONDS)"
-            )
+        trace = current_trace()
+
+        def open_and_begin() -> tuple[ClipSound, ClipReader, list[Span]]:
+            # In one go: of a short clip there is nothing left to wait for then, and a change of threads costs as much as the
+            # event loop's own part of it.
+            sound = decoders.open_file(file, channel=channel, target_rate=rate, observe=metrics.stage_seconds)
+            stack.callback(sound.close)
+            _check_length(sound, settings.max_clip_seconds)
+            reader = ClipReader(sound.samples(), plan, settings.max_clip_seconds, engine.clock, trace)
+            stack.callback(lambda: metrics.audio_received("clip", reader.num_samples / rate))
+            return sound, reader, reader.read(FIRST_SECONDS)
+
+        sound, reader, spans = await _in_pool(engine, open_and_begin)
         # What does not say how long it is needs something to be left at least.
         await meter.require(sound.num_frames / sound.sample_rate if sound.num_frames else LEAST_SECONDS)
-        reader = ClipReader(sound.samples(), plan, settings.max_clip_seconds, engine.clock, current_trace())
         timing = Timing()
         windows = score_clip(
             reader,
+            spans,
             batcher,
             engine.executor,
             timeout_seconds=settings.request_timeout_seconds,
@@ -132,7 +139,6 @@ async def open_clip(
         )
         if meter is not UNMETERED:
             windows = _metered(windows, reader, meter)
-        stack.callback(lambda: metrics.audio_received("clip", reader.num_samples / rate))
         clip = Clip(plan, windows, timing, reader, sound, num_bytes)
         await stack.enter_async_context(aclosing(windows))
         yield clip
@@ -152,27 +158,29 @@ async def _metered(
             yield window
 
 
-async def _open_sound(engine: Engine, open_file: Callable[[], ClipSound]) -> ClipSound:
-    """Open a file in the pool; what was opened for a caller who is cancelled meanwhile is closed.
+def _check_length(sound: ClipSound, max_seconds: float) -> None:
+    if sound.num_frames and sound.num_frames > max_seconds * sound.sample_rate:
+        raise ClipTooLong(
+            f"the clip is {sound.num_frames / sound.sample_rate:.1f} s long, "
+            f"the limit is {max_seconds:g} s (SONOTAG_MAX_CLIP_SECONDS)"
+        )
+
+
+async def _in_pool(engine: Engine, open_file: Callable[[], T]) -> T:
+    """Open a file in the pool.
 
     Raises:
         ServiceError: See `Decoders.open_file`.
         NoRoom: There is no descriptor or memory left to hand it over.
     """
-    opened: list[ClipSound] = []
     try:
-        await engine.run(lambda: opened.append(open_file()))
+        return await engine.run(open_file)
     except OSError as error:
         if error.errno not in _NO_ROOM:
             raise
         raise NoRoom(
             f"the clip cannot be given to a decoder now: {os.strerror(error.errno)}", retry_after_s=_RETRY_SECONDS
         ) from error
-    except BaseException:
-        for sound in opened:
-            sound.close()
-        raise
-    return opened[0]
 
 
 async def answer_clip(

@@ -13,7 +13,7 @@ import asyncio
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sized
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 
@@ -29,8 +29,8 @@ from service.postprocess.hysteresis import Event, Thresholds
 from service.postprocess.scores import Aggregate, Aggregation, Function, Tag, TagSelector, apply_function
 from service.tracing import NULL_TRACE, Lap, Trace
 
-LIVE_SECONDS = 30.0
-"""A clip up to this long is somebody waiting; what is longer is bulk."""
+FIRST_SECONDS = 30.0
+"""What is read of a clip at first. One that ends with it is somebody waiting; what is longer is bulk."""
 MAX_PLACES = 8
 """Places of the queue that one file holds: enough to fill batches, few enough that an hour-long file fits any limit."""
 
@@ -208,8 +208,15 @@ class ClipReader:
         return waveform
 
 
+def _is_followed(reader: ClipReader, waiting: Sized, running: Sized) -> bool:
+    """Return whether it is known what follows the first running window: another one, or nothing. Whoever is given a window can
+    then tell whether it is the last one."""
+    return reader.is_finished or len(waiting) > 0 or len(running) > 1
+
+
 async def score_clip(
     reader: ClipReader,
+    spans: Iterable[Span],
     batcher: Batcher,
     executor: Executor,
     *,
@@ -217,12 +224,13 @@ async def score_clip(
     timing: Timing,
     reservation: Reservation | None = None,
 ) -> AsyncGenerator[ScoredWindow, None]:
-    """Score a clip's windows, in order. Closing the iterator drops what still waits.
+    """Score a clip's windows, in order, each when it is known what follows it. Closing the iterator drops what still waits.
 
     Admission is decided before the first window is scored: a clip holds a few places of the queue until it is done.
 
     Args:
-        reader: The clip.
+        reader: The clip, of which `FIRST_SECONDS` are read.
+        spans: The windows in these.
         batcher: The model.
         executor: Where decoding runs.
         timeout_seconds: How long one window may wait for the model.
@@ -233,7 +241,7 @@ async def score_clip(
         ServiceError: The sound cannot be decoded, is too long or too short; the queue is full; the model failed or is
             too slow.
     """
-    waiting = deque(await run_in_pool(executor, lambda: reader.read(LIVE_SECONDS)))
+    waiting = deque(spans)
     priority = Priority.CLIP if reservation is None and reader.is_finished else Priority.BULK
     own = None
     if reservation is None:
@@ -256,12 +264,14 @@ async def score_clip(
                 running.append((span, asyncio.ensure_future(job)))
             if reading is None and not reader.is_finished and not waiting:
                 reading = asyncio.create_task(run_in_pool(executor, lambda: reader.read(0.0)))
-            pending = [future for future in (reading, running[0][1] if running else None) if future]
-            await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+            head = running[0][1] if running else None
+            if head is not None and head.done() and not _is_followed(reader, waiting, running):
+                head = None
+            await asyncio.wait([future for future in (reading, head) if future], return_when=asyncio.FIRST_COMPLETED)
             if reading is not None and reading.done():
                 waiting += reading.result()
                 reading = None
-            if running and running[0][1].done():
+            if running and running[0][1].done() and _is_followed(reader, waiting, running):
                 span, task = running.popleft()
                 scores = task.result()
                 timing.queue += scores.queue_seconds

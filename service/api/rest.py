@@ -6,7 +6,7 @@ import asyncio
 import base64
 import io
 from collections.abc import AsyncIterator, Coroutine
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from typing import IO, Annotated, TypeVar
 
 import pydantic
@@ -29,13 +29,13 @@ from service.api.schemas import (
     error_responses,
 )
 from service.api.uploads import FILE_FIELD, open_clips, until_disconnect
-from service.clips import LEAST_SECONDS, answer_clip, make_plan, open_clip
+from service.clips import LEAST_SECONDS, Clip, answer_clip, make_plan, open_clip
 from service.errors import BodyTooLarge, InvalidParameter, ServiceError
 from service.inference.batcher import Batcher
 from service.inference.policy import Priority
 from service.meter import Meter
 from service.services import Services
-from service.tagger import MAX_PLACES, Timing
+from service.tagger import MAX_PLACES, ScoredWindow, Timing
 from service.validation import parameter_error
 
 T = TypeVar("T")
@@ -163,14 +163,26 @@ async def classify(request: Request, query: Annotated[ClassifyQuery, Query()]) -
         meter = await stack.enter_async_context(_door(request, services, batcher))
         file = await stack.enter_async_context(_only_clip(request, services))
         opening = open_clip(services, batcher, file, plan, query.channel, meter=meter)
-        clip = await until_disconnect(request, stack.enter_async_context(opening))
         if NDJSON in request.headers.get("accept", ""):
-            first = await until_disconnect(request, anext(clip.windows))
+
+            async def begin() -> tuple[Clip, ScoredWindow]:
+                clip = await stack.enter_async_context(opening)
+                return clip, await anext(clip.windows)
+
+            clip, first = await until_disconnect(request, begin())
             lines = answer_lines(services, clip, first, lambda error: note_refusal(request.scope, error.code))
             return LinesResponse(lines, stack.pop_all())
-        answer = await until_disconnect(request, answer_clip(services, clip, timeline=query.timeline))
-        body = await services.run(lambda: to_json(answer))  # a long timeline takes a while to write
-        return Response(body, media_type="application/json", headers=_server_timing(clip.timing))
+        answer, timing = await until_disconnect(request, _answer(services, opening, timeline=query.timeline))
+        # A long timeline takes a while to write.
+        body = await services.run(lambda: to_json(answer)) if query.timeline else to_json(answer)
+        return Response(body, media_type="application/json", headers=_server_timing(timing))
+
+
+async def _answer(
+    services: Services, opening: AbstractAsyncContextManager[Clip], *, timeline: bool = False
+) -> tuple[ClipAnswer, Timing]:
+    async with opening as clip:
+        return await answer_clip(services, clip, timeline=timeline), clip.timing
 
 
 @router.post(
@@ -193,8 +205,8 @@ async def classify_batch(request: Request, query: Annotated[ClassifyQuery, Query
                 async def answer(file: IO[bytes]) -> ClipAnswer | ErrorAnswer:
                     try:
                         opening = open_clip(services, batcher, file, plan, query.channel, reservation, meter)
-                        async with turn, opening as clip:
-                            return await answer_clip(services, clip, timeline=query.timeline)
+                        async with turn:
+                            return (await _answer(services, opening, timeline=query.timeline))[0]
                     except ServiceError as error:
                         return ErrorAnswer(error=error_body(error))
 
@@ -230,11 +242,10 @@ async def classify_for_hugging_face(request: Request) -> Response:
         function = parameters.function_to_apply if parameters else None
         plan = make_plan(batcher.spec, ClassifyQuery(top_k=top_k), services.settings.events, function)
         opening = open_clip(services, batcher, file, plan, None, meter=meter)
-        clip = await until_disconnect(request, stack.enter_async_context(opening))
-        answer = await until_disconnect(request, answer_clip(services, clip, timeline=False))
+        answer, timing = await until_disconnect(request, _answer(services, opening))
         items = [HuggingFaceItem(label=tag.label, score=tag.score) for tag in answer.tags]
         body = pydantic.TypeAdapter(list[HuggingFaceItem]).dump_json(items)
-        return Response(body, media_type="application/json", headers=_server_timing(clip.timing))
+        return Response(body, media_type="application/json", headers=_server_timing(timing))
 
 
 def _read_hugging_face(file: IO[bytes]) -> tuple[IO[bytes], HuggingFaceRequest | None]:

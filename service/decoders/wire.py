@@ -10,7 +10,8 @@
     DATA or END               ◀── WANTED           each WANTED is answered once; nothing is sent unasked
                               ◀── OPENED, BLOCK ..., then DONE or FAILED; the process ends
 
-Back-pressure is the socket's: a decoder that is ahead waits in `send`. The service believes nothing that a decoder says: a
+Back-pressure is the socket's: a decoder that is ahead waits in `send`. What it has to say of a file it collects, so that
+the service is woken once for a short one and not for every second of it. The service believes nothing that a decoder says: a
 length out of bounds, an unknown kind or a payload of another form is a `WireError`, and the process is killed.
 """
 
@@ -31,8 +32,13 @@ MAX_PAYLOAD_BYTES = 1024 * 1024
 DATA_BYTES = 65_536
 """Of a stream, sent at once."""
 MAX_MESSAGE_CHARS = 1000
+POSTED_BYTES = 262_144
+"""What is posted is sent when it is so much: eight seconds at 16 kHz."""
+_READ_BYTES = 65_536
+"""What is read at once, where so much is there."""
 
 _HEADER = struct.Struct("<BI")
+_TIMEVAL = struct.Struct("@ll")  # of SO_RCVTIMEO: a timeout of Python's own costs two more calls for each message
 BLOCK_HEADER = struct.Struct("<ddQ")
 """Before a file's samples: seconds of decoding, seconds of resampling, bytes of the file read so far."""
 
@@ -49,6 +55,9 @@ class Kind(enum.IntEnum):
     WANTED = 7
     DONE = 8
     FAILED = 9
+
+
+_KINDS = frozenset(Kind)
 
 
 class _Message(pydantic.BaseModel):
@@ -102,22 +111,34 @@ class Wire:
 
     def __init__(self, sock: socket.socket) -> None:
         self._socket = sock
+        self._posted = bytearray()
+        self._buffer = memoryview(bytearray(_READ_BYTES))
+        self._ahead = self._buffer[:0]  # what came with what was asked for
 
-    def send(self, kind: Kind, *payload: bytes, fd: int | None = None) -> None:
-        """Send a message, and a descriptor with it.
+    def post(self, kind: Kind, *payload: bytes) -> None:
+        """Send a message with those that follow: the next one that is sent takes it along, or there is enough.
 
         Raises:
             OSError: The other side is gone.
         """
-        head = _HEADER.pack(kind, sum(len(part) for part in payload))
-        if fd is not None:
-            # Descriptors go with the first byte: the rest may be sent without them.
-            socket.send_fds(self._socket, [head[:1]], [fd])
-            head = head[1:]
-        self._socket.sendall(b"".join((head, *payload)))
+        self._collect(kind, payload)
+        if len(self._posted) >= POSTED_BYTES:
+            self._flush()
+
+    def send(self, kind: Kind, *payload: bytes, fd: int | None = None) -> None:
+        """Send a message, a descriptor with it, and before it what was posted.
+
+        Raises:
+            OSError: The other side is gone.
+        """
+        self._collect(kind, payload)
+        self._flush(() if fd is None else (fd,))
 
     def receive(self, timeout_seconds: float | None = None) -> tuple[Kind, bytes]:
         """Wait for a message; any descriptor that comes along is left to the kernel, which closes it.
+
+        Args:
+            timeout_seconds: How long, above 0. An end has one for all messages, or waits for ever for all.
 
         Raises:
             EOFError: The other side is gone.
@@ -125,7 +146,10 @@ class Wire:
             WireError: It is no message.
         """
         deadline = None if timeout_seconds is None else time.monotonic() + timeout_seconds
-        return self._read(self._read_exactly(_HEADER.size, deadline), deadline)
+        kind, length = _HEADER.unpack(self._read(_HEADER.size, deadline))
+        if kind not in _KINDS or length > MAX_PAYLOAD_BYTES:
+            raise WireError(f"a message of kind {kind} with {length} bytes")
+        return Kind(kind), self._read(length, deadline)
 
     def receive_job(self) -> tuple[Kind, bytes, int | None]:
         """Wait for a message and the descriptor that may come with it, which then belongs to the caller.
@@ -134,10 +158,12 @@ class Wire:
             EOFError: The other side is gone.
             WireError: It is no message.
         """
-        first, fds, _, _ = socket.recv_fds(self._socket, 1, 1)
+        first, fds, _, _ = socket.recv_fds(self._socket, _READ_BYTES, 1)
         if not first:
             raise EOFError
-        kind, payload = self._read(first + self._read_exactly(_HEADER.size - 1, None), None)
+        self._buffer[: len(first)] = first
+        self._ahead = self._buffer[: len(first)]
+        kind, payload = self.receive()
         return kind, payload, fds[0] if fds else None
 
     def shut_down(self) -> None:
@@ -149,25 +175,42 @@ class Wire:
         """Close the socket; nobody waits at it any more."""
         self._socket.close()
 
-    def _read(self, header: bytes, deadline: float | None) -> tuple[Kind, bytes]:
-        kind, length = _HEADER.unpack(header)
-        if kind not in Kind.__members__.values() or length > MAX_PAYLOAD_BYTES:
-            raise WireError(f"a message of kind {kind} with {length} bytes")
-        return Kind(kind), self._read_exactly(length, deadline)
+    def _collect(self, kind: Kind, payload: tuple[bytes, ...]) -> None:
+        self._posted += _HEADER.pack(kind, sum(len(part) for part in payload))
+        for part in payload:
+            self._posted += part
 
-    def _read_exactly(self, size: int, deadline: float | None) -> bytes:
+    def _flush(self, fds: tuple[int, ...] = ()) -> None:
+        posted, self._posted = self._posted, bytearray()
+        # Descriptors go with the first byte: the rest may be sent without them.
+        sent = socket.send_fds(self._socket, [posted], fds) if fds else 0
+        self._socket.sendall(memoryview(posted)[sent:])
+
+    def _read(self, size: int, deadline: float | None) -> bytes:
         data = bytearray(size)
-        view = memoryview(data)
-        while view:
-            if deadline is not None:
-                self._socket.settimeout(max(0.001, deadline - time.monotonic()))
-            received = self._socket.recv_into(view)
-            if not received:
-                raise EOFError
-            view = view[received:]
+        rest = memoryview(data)
+        while True:
+            num_there = min(len(rest), len(self._ahead))
+            rest[:num_there] = self._ahead[:num_there]
+            rest, self._ahead = rest[num_there:], self._ahead[num_there:]
+            if not rest:
+                return bytes(data)
+            self._ahead = self._buffer[: self._wait(deadline)]
+
+    def _wait(self, deadline: float | None) -> int:
+        """Wait until something comes, and return how many bytes of the buffer it fills."""
         if deadline is not None:
-            self._socket.settimeout(None)
-        return bytes(data)
+            microseconds = round(1e6 * (deadline - time.monotonic()))
+            if microseconds <= 0:  # to the kernel 0 means no limit
+                raise TimeoutError
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _TIMEVAL.pack(*divmod(microseconds, 1_000_000)))
+        try:
+            received = self._socket.recv_into(self._buffer)
+        except BlockingIOError:
+            raise TimeoutError from None
+        if not received:
+            raise EOFError
+        return received
 
 
 def share_file(fd: int) -> int:

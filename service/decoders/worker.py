@@ -56,10 +56,10 @@ def _decode_file(wire: Wire, job: FileJob, fd: int) -> None:
             channels=audio.channels,
             num_frames=audio.num_frames,
         )
-        wire.send(Kind.OPENED, opened.model_dump_json().encode())
+        wire.post(Kind.OPENED, opened.model_dump_json().encode())
         for block in file_samples(audio, job.target_rate, observe, time.perf_counter):
             head = BLOCK_HEADER.pack(seconds.get("decode", 0.0), seconds.get("resample", 0.0), file.tell())
-            wire.send(Kind.BLOCK, head, block.tobytes())
+            wire.post(Kind.BLOCK, head, block.tobytes())
 
 
 def _decode_stream(wire: Wire, job: StreamJob) -> None:
@@ -104,7 +104,7 @@ class _StreamSource:
 
 
 class _Outlet:
-    """Sends a stream's sound: what there is when bytes run out, else a second at once. FFmpeg's own frames are tiny."""
+    """Posts a stream's sound: what there is when bytes run out, else a second at once. FFmpeg's own frames are tiny."""
 
     def __init__(self, source: _StreamSource, sample_rate: int) -> None:
         self._wire = source.wire
@@ -124,7 +124,7 @@ class _Outlet:
     def _flush(self) -> None:
         blocks, self._blocks, self._num_samples = self._blocks, [], 0
         if blocks:
-            self._wire.send(Kind.BLOCK, np.concatenate(blocks).tobytes())
+            self._wire.post(Kind.BLOCK, np.concatenate(blocks).tobytes())
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from service.inference.policy import Priority
 from service.observer import NullObserver
 from service.options import Grid, make_selector, make_thresholds
 from service.postprocess.event_config import EventConfig
-from service.tagger import MAX_PLACES, ClipPlan, ClipReader, ClipTags, Timing, score_clip
+from service.tagger import FIRST_SECONDS, MAX_PLACES, ClipPlan, ClipReader, ClipTags, Timing, score_clip
 from tests.support.runners import FakeRunner, expected_scores, level
 
 WINDOW = 16_000
@@ -52,7 +52,7 @@ def blocks(*levels, size=5000):
 def scoring(batcher, executor, plan, sound, **options):
     reader = ClipReader(iter(sound), plan, options.pop("max_seconds", 7200))
     options = {"timeout_seconds": 30, "timing": Timing(), **options}
-    return reader, score_clip(reader, batcher, executor, **options)
+    return reader, score_clip(reader, reader.read(FIRST_SECONDS), batcher, executor, **options)
 
 
 async def test_windows_come_in_order_with_the_scores_of_their_own_samples(runner, batcher, executor):
@@ -185,16 +185,21 @@ async def test_a_window_that_waits_too_long_is_an_error(runner, batcher, executo
             pass
 
 
-async def test_clips_that_are_too_long_or_too_short_are_refused(runner, batcher, executor):
-    _, long = scoring(batcher, executor, make_plan(runner), blocks(*[1] * 12), max_seconds=10)
+def test_clips_that_are_too_long_or_too_short_are_refused(runner):
     with pytest.raises(ClipTooLong, match="SONOTAG_MAX_CLIP_SECONDS"):
-        await anext(long)
-    _, short = scoring(batcher, executor, make_plan(runner), [level(1, 399)])
+        ClipReader(iter(blocks(*[1] * 12)), make_plan(runner), 10).read(FIRST_SECONDS)
     with pytest.raises(ClipTooShort, match="399 samples"):
-        await anext(short)
-    _, empty = scoring(batcher, executor, make_plan(runner), [])
+        ClipReader(iter([level(1, 399)]), make_plan(runner), 10).read(FIRST_SECONDS)
     with pytest.raises(ClipTooShort, match="0 samples"):
-        await anext(empty)
+        ClipReader(iter([]), make_plan(runner), 10).read(FIRST_SECONDS)
+
+
+async def test_a_clip_may_turn_out_to_be_too_long_when_some_of_it_is_scored(runner, batcher, executor):
+    _, windows = scoring(batcher, executor, make_plan(runner), blocks(*[1] * 40), max_seconds=35)
+    assert (await anext(windows)).span.end == WINDOW
+    with pytest.raises(ClipTooLong, match="SONOTAG_MAX_CLIP_SECONDS"):
+        async for _ in windows:
+            pass
 
 
 async def test_the_time_of_each_stage_is_known_at_the_end(runner, batcher, executor):
