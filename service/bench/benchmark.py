@@ -1,4 +1,4 @@
-"""The whole benchmark of a service: REST clients, idle streams, then live streams until the objective breaks."""
+"""The whole benchmark of a service: idle streams, live streams until the objective breaks, then REST clients."""
 
 from __future__ import annotations
 
@@ -122,15 +122,15 @@ def run_benchmark(target: Target, plan: Plan, course: Course, tell: Tell = lambd
     """
     began = datetime.now(UTC).replace(microsecond=0)
     end = time.monotonic() + course.max_seconds
+    usage = target.read_usage()  # what a burst of clips leaves for some seconds would hide what the streams take
+    before = None if usage is None else usage.memory_bytes
+    idle = _run_idle(target, plan, course.idle_streams, tell)
+    stages, is_whole = _run_live(target, plan, course, tell, end)
     clips = make_clips(plan.sounds, plan.sample_rate)
     clip_stages = []
     for clients in course.clients:
         tell(f"{clients} REST clients", plan.measure_seconds + 2.5)
         clip_stages.append(run_clips_stage(target, plan, clips, clients))
-    usage = target.read_usage()
-    before = None if usage is None else usage.memory_bytes
-    idle = _run_idle(target, plan, course.idle_streams, tell)
-    stages, is_whole = _run_live(target, plan, course, tell, end)
     kept = [stage.streams for stage in stages if not stage.broken]
     broken = [stage.streams for stage in stages if stage.broken]
     best = max((number for number in kept if not broken or number < min(broken)), default=None)
