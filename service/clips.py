@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import IO, TypeVar
 
 from service.answers import ClassifyQuery, ClipAnswer, EventItem, WindowItem, check_timeline
+from service.audio.plain_wav import open_plain_wav
 from service.audio.windowing import Span
 from service.decoders.interface import ClipSound
 from service.engine import Engine
@@ -112,19 +113,21 @@ async def open_clip(
     file.seek(0)
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(decoders.turn(is_patient=reservation is not None))
-        trace = current_trace()
+        trace, observe = current_trace(), metrics.stage_seconds
+        plain = open_plain_wav(file, channel=channel, target_rate=rate, observe=observe, clock=engine.clock)
 
-        def open_and_begin() -> tuple[ClipSound, ClipReader, list[Span]]:
-            # In one go: of a short clip there is nothing left to wait for then, and a change of threads costs as much as the
-            # event loop's own part of it.
-            sound = decoders.open_file(file, channel=channel, target_rate=rate, observe=metrics.stage_seconds)
+        def begin() -> tuple[ClipSound, ClipReader, list[Span]]:
+            """Open it and read what is scored first, in one go: every change of threads costs, and of a short clip nothing is
+            left to wait for then."""
+            sound = plain or decoders.open_file(file, channel=channel, target_rate=rate, observe=observe)
             stack.callback(sound.close)
             _check_length(sound, settings.max_clip_seconds)
             reader = ClipReader(sound.samples(), plan, settings.max_clip_seconds, engine.clock, trace)
             stack.callback(lambda: metrics.audio_received("clip", reader.num_samples / rate))
             return sound, reader, reader.read(FIRST_SECONDS)
 
-        sound, reader, spans = await _in_pool(engine, open_and_begin)
+        is_ready = plain is not None and plain.is_ready
+        sound, reader, spans = begin() if is_ready else await _in_pool(engine, begin)
         # What does not say how long it is needs something to be left at least.
         await meter.require(sound.num_frames / sound.sample_rate if sound.num_frames else LEAST_SECONDS)
         timing = Timing()

@@ -15,7 +15,7 @@ from service.audio.containers import MAX_CHANNELS, READ_BYTES, ContainerDecoder
 from service.audio.formats import MAX_SAMPLE_RATE, MIN_SAMPLE_RATE
 from service.audio.pcm import MonoMixer
 from service.audio.recognition import IndexScanner, Recogniser
-from service.audio.wav_header import is_plain_wav
+from service.audio.wav_header import read_plain_header
 
 Float32Array = npt.NDArray[np.float32]
 
@@ -120,7 +120,7 @@ def _is_for_libsndfile(file: BinaryIO, start: int) -> bool:
     """A damaged header must not mean one thing in a file and another one in its stream; what FFmpeg does not read at all (RIFX,
     the big-endian WAV) cannot."""
     file.seek(start)
-    return file.read(4) == b"RIFX" or is_plain_wav(file, start)
+    return file.read(4) == b"RIFX" or read_plain_header(file, start) is not None
 
 
 def _has_index_last(file: BinaryIO, start: int) -> bool:

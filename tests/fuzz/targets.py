@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from service.audio.recognition import IndexScanner, Recogniser
-from service.audio.wav_header import is_plain_wav
+from service.audio.wav_header import read_plain_header
 from service.decoders.wire import Failed, FileJob, Opened, StreamJob
 from service.errors import BadMessage, BundleError, CutSample, InvalidParameter, ProtocolViolation, UnsupportedAudio
 from service.inference.bundle import Manifest
@@ -87,7 +87,7 @@ def fuzz_recognition(data: bytes) -> None:
     assert found[0] == found[1], found
     scanner = IndexScanner()
     scanner.push(data)
-    is_plain_wav(io.BytesIO(data), 0)
+    read_plain_header(io.BytesIO(data), 0)
 
 
 def fuzz_graph(data: bytes) -> None:

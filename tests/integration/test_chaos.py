@@ -11,7 +11,7 @@ from tests.chaos.chaos import Killer, find_faults
 from tests.load.account import GOOD, LEFT, REFUSED, Account
 from tests.load.traffic import RELOAD, Clients
 from tests.support.process import running
-from tests.support.rest import SPEECH, heard, wav
+from tests.support.rest import SPEECH, flac, heard, wav
 from tests.support.streams import RAW
 from tests.support.websocket import Stream
 
@@ -21,7 +21,7 @@ async def test_a_killed_worker_breaks_what_it_had_in_hand_and_nothing_else(tmp_p
     with running("tests.support.fake_service", environ=environ, cwd=tmp_path) as process:
         url = await asyncio.to_thread(process.wait_ready)
         samples = heard((SPEECH, 3.0))
-        clients = Clients(url, wav(samples), samples.tobytes(), 16_000, "Speech", window=1.0, pace=0.0)
+        clients = Clients(url, (wav(samples), flac(samples)), samples.tobytes(), 16_000, "Speech", window=1.0, pace=0.0)
         del clients.deeds[RELOAD]  # the fake model has no folder to be read from again
         account = Account()
         killer = Killer(process, account, random.Random(0), workers=2)

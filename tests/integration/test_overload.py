@@ -20,7 +20,7 @@ from tests.load.traffic import RELOAD, Clients
 from tests.support.app_server import AppServer, serving
 from tests.support.measurements import make_measurement
 from tests.support.process import running
-from tests.support.rest import DOG, SPEECH, heard, measure, wav
+from tests.support.rest import DOG, SPEECH, flac, heard, measure, wav
 from tests.support.runners import FakeRunner, level
 from tests.support.streams import RAW
 from tests.support.websocket import Stream, stream_pieces, stream_url
@@ -194,7 +194,9 @@ async def test_whatever_clients_do_every_deed_has_one_end_and_nothing_is_lost(tm
     environ = {"SONOTAG_MAX_STREAMS": "4", "SONOTAG_MAX_QUEUE_WINDOWS": "8", "FAKE_SECONDS": "0.002"}
     with running("tests.support.fake_server", environ=environ, cwd=tmp_path) as process:
         samples = heard((SPEECH, 5.0))
-        clients = Clients(process.wait_ready(), wav(samples), samples.tobytes(), 16_000, "Speech", window=1.0, pace=0.0)
+        clients = Clients(
+            process.wait_ready(), (wav(samples), flac(samples)), samples.tobytes(), 16_000, "Speech", window=1.0, pace=0.0
+        )
         del clients.deeds[RELOAD]  # the fake model has no folder to be read from again
         account = Account()
         await asyncio.gather(*(clients.work(account, lambda: account.sent >= 150) for _ in range(12)))

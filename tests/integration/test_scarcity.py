@@ -21,10 +21,10 @@ from service.child import python_module
 from tests.integration.test_faults import clip
 from tests.support.app_server import serving
 from tests.support.process import clean_environ, running, running_command
-from tests.support.rest import SPEECH, expect_error, heard, wav
+from tests.support.rest import SPEECH, expect_error, flac, heard
 
 APP = "tests.support.fake_service"
-CLIP = wav(heard((SPEECH, 1.0)))
+CLIP = flac(heard((SPEECH, 1.0)))
 LONG = clip(1000, 60)
 """Longer than what stays in memory."""
 

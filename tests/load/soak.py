@@ -10,6 +10,7 @@ kind of deed was never answered, or if the log has a warning.
 from __future__ import annotations
 
 import asyncio
+import io
 import os
 import re
 import sys
@@ -128,7 +129,9 @@ def speech_clients(url: str, *, pace: float = 1.0) -> Clients:
     path = ROOT / "examples" / "speech.wav"
     samples, rate = soundfile.read(path, dtype="int16")
     window = httpx.get(f"{url}/v1/models").json()["models"][0]["window_seconds"]
-    return Clients(url, path.read_bytes(), samples.tobytes(), rate, "Speech", window, pace=pace)
+    flac = io.BytesIO()
+    soundfile.write(flac, samples, rate, format="FLAC")
+    return Clients(url, (path.read_bytes(), flac.getvalue()), samples.tobytes(), rate, "Speech", window, pace=pace)
 
 
 async def main() -> int:

@@ -61,7 +61,7 @@ class Clients:
 
     Args:
         url: Its address.
-        clip: A sound file of which the model says `label` first, as of each of its windows.
+        clips: The same sound as files, one of which needs a decoder; the model says `label` first of each window.
         sound: The same as 16-bit samples.
         sample_rate: Of the samples.
         label: What is heard.
@@ -71,7 +71,7 @@ class Clients:
     """
 
     url: str
-    clip: bytes
+    clips: tuple[bytes, ...]
     sound: bytes
     sample_rate: int
     label: str
@@ -98,6 +98,11 @@ class Clients:
             "resumed stream": self.resumed_stream,
             RELOAD: self.reload,
         }
+
+    @property
+    def clip(self) -> bytes:
+        """One of the files, by chance."""
+        return self.chance.choice(self.clips)
 
     @property
     def query(self) -> dict[str, object]:
@@ -154,8 +159,9 @@ class Clients:
         route.ports.add(sock.getsockname()[1])
         _, writer = await asyncio.open_connection(sock=sock)
         host = self.url.partition("//")[2]
-        head = f"POST /v1/classify HTTP/1.1\r\nHost: {host}\r\nContent-Length: {len(self.clip)}\r\n\r\n"
-        writer.write(head.encode() + self.clip[: self.chance.choice([0, len(self.clip) // 2, len(self.clip)])])
+        clip = self.clip
+        head = f"POST /v1/classify HTTP/1.1\r\nHost: {host}\r\nContent-Length: {len(clip)}\r\n\r\n"
+        writer.write(head.encode() + clip[: self.chance.choice([0, len(clip) // 2, len(clip)])])
         await writer.drain()
         await asyncio.sleep(self.chance.uniform(0, 0.2))
         writer.transport.abort()

@@ -25,6 +25,13 @@ def wav(samples: Int16Array, rate: int = RATE) -> bytes:
     return file.getvalue()
 
 
+def flac(samples: Int16Array) -> bytes:
+    """Return a FLAC, which needs a decoder, of int16 `[n]`."""
+    file = io.BytesIO()
+    soundfile.write(file, samples, RATE, format="FLAC", subtype="PCM_16")
+    return file.getvalue()
+
+
 def heard(*parts: tuple[int, float]) -> Int16Array:
     """Return sound in which `FakeRunner` hears one label after the other: `(label id, seconds)`."""
     return np.concatenate([level(label_id, round(seconds * RATE)) for label_id, seconds in parts])

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import struct
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import soundfile
 
 from service.audio.decoding import open_audio
 from service.audio.intake import file_samples
-from service.audio.wav_header import is_plain_wav
+from service.audio.wav_header import read_plain_header
 from service.errors import ServiceError
 from tests.support.sounds import Int16Array, noise, stream_samples
 
@@ -40,8 +41,11 @@ def wav(*chunks: bytes, form: bytes = b"WAVE", riff: bytes = b"RIFF") -> bytes:
     ],
 )
 def test_what_every_reader_understands_is_plain(data: bytes) -> None:
-    assert is_plain_wav(io.BytesIO(data), 0)
-    assert is_plain_wav(io.BytesIO(b"tag" + data), 3)
+    header = read_plain_header(io.BytesIO(data), 0)
+    assert header is not None
+    assert read_plain_header(io.BytesIO(b"tag" + data), 3) == replace(header, data_start=header.data_start + 3)
+    assert (header.sample_rate, header.data_start, header.data_bytes) == (16_000, len(data) - 4, 4)
+    assert (header.is_float, header.bits, header.channels) in [(False, 16, 2), (True, 32, 1)]
 
 
 @pytest.mark.parametrize(
@@ -68,7 +72,7 @@ def test_what_every_reader_understands_is_plain(data: bytes) -> None:
     ],
 )
 def test_what_readers_may_understand_differently_is_not_plain(data: bytes) -> None:
-    assert not is_plain_wav(io.BytesIO(data), 0)
+    assert read_plain_header(io.BytesIO(data), 0) is None
 
 
 def decoded(data: bytes, *, is_stream: bool) -> Int16Array | str:
