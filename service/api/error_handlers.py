@@ -6,14 +6,12 @@ import math
 from http import HTTPStatus
 
 from fastapi import FastAPI, Request
-from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.types import Scope
 
-from service.answers import ClassifyQuery, ErrorAnswer, ErrorBody, error_body
+from service.answers import ErrorAnswer, ErrorBody, error_body
 from service.errors import ServiceError
-from service.validation import describe_problem, unknown_parameter
 
 REFUSED = "sonotag.refused"
 """The key of a request's scope for the code of the error that it is answered with: `service.api.admission` writes it down."""
@@ -45,16 +43,6 @@ async def _service_error(request: Request, error: Exception) -> JSONResponse:
     return _refuse(request, error)
 
 
-async def _validation_error(request: Request, error: Exception) -> JSONResponse:
-    """A bad parameter is 400, in place of FastAPI's 422."""
-    assert isinstance(error, RequestValidationError)
-    first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"][1:])
-    if first["type"] == "extra_forbidden":
-        return _refuse(request, unknown_parameter(where, ClassifyQuery.model_fields))
-    return _refuse(request, describe_problem(where, first["msg"], first.get("input")))
-
-
 async def _http_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
     phrase = HTTPStatus(error.status_code).phrase
@@ -67,5 +55,4 @@ async def _http_error(request: Request, error: Exception) -> JSONResponse:
 def add_error_handlers(app: FastAPI) -> None:
     """Register the handlers. What none of them takes is `service.api.middleware`'s 500."""
     app.add_exception_handler(ServiceError, _service_error)
-    app.add_exception_handler(RequestValidationError, _validation_error)
     app.add_exception_handler(HTTPException, _http_error)

@@ -7,10 +7,10 @@ import base64
 import io
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
-from typing import IO, Annotated, TypeVar
+from typing import IO, TypeVar
 
 import pydantic
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Request
 from fastapi.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
@@ -19,6 +19,7 @@ from service.api.admission import REFUSALS, SECURITY, caller_of
 from service.api.capacity import make_capacity
 from service.api.error_handlers import note_refusal
 from service.api.lines import answer_lines
+from service.api.queries import describe_query, read_query
 from service.api.schemas import (
     BatchAnswer,
     HuggingFaceItem,
@@ -64,6 +65,9 @@ def _body(*, many: bool) -> dict[str, object]:
     if not many:
         content["application/octet-stream"] = {"schema": _AUDIO}
     return {"requestBody": {"required": True, "content": content}}
+
+
+_QUERY = {"parameters": describe_query(ClassifyQuery)}
 
 
 _ERRORS = error_responses(
@@ -151,10 +155,13 @@ async def _only_clip(request: Request, services: Services) -> AsyncIterator[IO[b
         yield file
 
 
-@router.post("/v1/classify", tags=["clips"], response_model=ClipAnswer, responses=_ERRORS, openapi_extra=_body(many=False))
-async def classify(request: Request, query: Annotated[ClassifyQuery, Query()]) -> Response:
+@router.post(
+    "/v1/classify", tags=["clips"], response_model=ClipAnswer, responses=_ERRORS, openapi_extra=_QUERY | _body(many=False)
+)
+async def classify(request: Request) -> Response:
     """Say what is heard in one clip: multipart field `file`, or the bytes as the body."""
     services = _services(request)
+    query = read_query(ClassifyQuery, request.query_params)
     async with AsyncExitStack() as stack:
         stack.enter_context(services.lifecycle.admit())
         stack.enter_context(services.catalog.users.joined())
@@ -186,11 +193,16 @@ async def _answer(
 
 
 @router.post(
-    "/v1/classify/batch", tags=["clips"], response_model=BatchAnswer, responses=_ERRORS, openapi_extra=_body(many=True)
+    "/v1/classify/batch",
+    tags=["clips"],
+    response_model=BatchAnswer,
+    responses=_ERRORS,
+    openapi_extra=_QUERY | _body(many=True),
 )
-async def classify_batch(request: Request, query: Annotated[ClassifyQuery, Query()]) -> Response:
+async def classify_batch(request: Request) -> Response:
     """Say what is heard in several clips: as many parts `file`; one answer or error for each, in order."""
     services = _services(request)
+    query = read_query(ClassifyQuery, request.query_params)
     with services.lifecycle.admit(), services.catalog.users.joined():
         batcher = services.catalog.get(query.model)
         plan = make_plan(batcher.spec, query, services.settings.events)

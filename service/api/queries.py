@@ -1,0 +1,43 @@
+"""The parameters of a query: read and described from a pydantic model.
+
+FastAPI can do both. What it does for each request anew (it asks every field for its type, its aliases and whether it is a list)
+took a fifth of the event loop's part of a short clip.
+"""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+import pydantic
+from starlette.datastructures import QueryParams
+
+from service.validation import parameter_error
+
+M = TypeVar("M", bound=pydantic.BaseModel)
+
+
+def read_query(model: type[M], query: QueryParams) -> M:
+    """Return what a query says. A field whose default is a list takes all values of its name, any other one the last.
+
+    Args:
+        model: Of the parameters; what is no field of it should be forbidden by it.
+        query: As it came.
+
+    Raises:
+        InvalidParameter: A value does not fit, or there is no such parameter.
+    """
+    fields = model.model_fields
+    lists = {name for name, field in fields.items() if isinstance(field.default, list)}
+    try:
+        return model.model_validate({name: query.getlist(name) if name in lists else query[name] for name in query})
+    except pydantic.ValidationError as error:
+        raise parameter_error(error, fields) from error
+
+
+def describe_query(model: type[pydantic.BaseModel]) -> list[dict[str, object]]:
+    """Return the parameters for an OpenAPI description."""
+    properties = model.model_json_schema()["properties"]
+    return [
+        {"name": name, "in": "query", "required": False, "description": schema.pop("description", ""), "schema": schema}
+        for name, schema in properties.items()
+    ]
