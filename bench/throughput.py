@@ -1,9 +1,9 @@
 """How much of what the bare runner can do the service makes of it: `python -m bench.throughput`.
 
 In turns: the runner alone in this process, in all its lanes, in the best of its batch sizes; then a service that REST clients
-ask as fast as they are answered. What the clients themselves take of the same cores is not given back to the service. As it
-comes it is the embedded model on the CPU and clips of five seconds (one window each). ``--provider cuda --bundle base=FOLDER``
-measures a GPU, where longer clips say more: each costs the processor much the same, and its windows cost the GPU.
+ask as fast as they are answered, with each kind of clips. What the clients themselves take of the same cores is not given back
+to the service. As it comes it is the embedded model on the CPU, and clips of five seconds, where each window is a request, and
+of half a minute, as WAV and as FLAC, which needs a decoder. ``--provider cuda --bundle base=FOLDER`` measures a GPU.
 """
 
 from __future__ import annotations
@@ -14,15 +14,16 @@ import sys
 import time
 from dataclasses import asdict, dataclass
 from functools import partial
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 
 from bench.command import run_measurement
 from service.bench.lanes import Lanes, place
-from service.bench.sounds import CLIP_SECONDS, make_clips, read_sounds
+from service.bench.results import ClipStage
+from service.bench.sounds import make_clips, read_sounds
 from service.bench.stages import Plan, run_clips_stage
-from service.bench.target import OwnServer, Target
+from service.bench.target import OwnServer
 from service.inference.bundle import Golden, open_bundle
 from service.inference.onnx_runner import OnnxRunner
 from service.inference.runner import Int16Array, Int64Array, Runner
@@ -34,6 +35,34 @@ SAMPLE_RATE = 16_000
 CORES_A_GENERATOR = 8
 
 
+class Clips(NamedTuple):
+    """What clients send.
+
+    Attributes:
+        seconds: Of each clip.
+        format: WAV, which the service reads itself, or FLAC, which needs a decoder.
+    """
+
+    seconds: float
+    format: str
+
+    def __str__(self) -> str:
+        return f"{self.seconds:g} s of {self.format}"
+
+    @classmethod
+    def parse(cls, text: str) -> Clips:
+        """Return what ``5:WAV`` says.
+
+        Raises:
+            argparse.ArgumentTypeError: It says nothing of the kind.
+        """
+        seconds, _, format = text.partition(":")
+        try:
+            return cls(float(seconds), {"WAV": "WAV", "FLAC": "FLAC"}[format.upper()])
+        except (KeyError, ValueError):
+            raise argparse.ArgumentTypeError(f"clips are SECONDS:WAV or SECONDS:FLAC, got {text!r}") from None
+
+
 @dataclass(frozen=True, slots=True)
 class Course:
     """What to measure.
@@ -43,8 +72,8 @@ class Course:
         bundle: The model, as SONOTAG_BUNDLES has it: name=folder.
         workers: Of the service.
         clients: That ask at once.
-        clip_seconds: Of each clip.
-        rounds: Of both.
+        clips: What they send, one kind after the other.
+        rounds: Of all.
         seconds: Of each measurement.
     """
 
@@ -52,7 +81,7 @@ class Course:
     bundle: str = str(EMBEDDED_BUNDLE)
     workers: int = 1
     clients: int = 4
-    clip_seconds: float = CLIP_SECONDS
+    clips: tuple[Clips, ...] = (Clips(5.0, "WAV"), Clips(30.0, "WAV"), Clips(30.0, "FLAC"))
     rounds: int = 3
     seconds: float = 4.0
 
@@ -67,26 +96,39 @@ EMBEDDED = Course()
 
 
 @dataclass(frozen=True, slots=True)
-class Throughput:
-    """Windows a second, medians of rounds; the ratio is the median of what the rounds say.
+class Served:
+    """What the service did with one kind of clips, medians of rounds.
 
     Attributes:
-        course: What was measured.
-        bare: The runner alone.
-        service: The service.
-        ratio: The latter over the former.
+        clips: As a text.
+        windows_per_second: That it scored.
+        ratio: Of what the runner did alone in the same round.
         client_cores: Processor time over time of the clients, meanwhile.
     """
 
-    course: Course
-    bare: float
-    service: float
+    clips: str
+    windows_per_second: float
     ratio: float
     client_cores: float
 
 
+@dataclass(frozen=True, slots=True)
+class Throughput:
+    """What was measured.
+
+    Attributes:
+        course: How.
+        bare: Windows a second of the runner alone, median of rounds.
+        served: By the service, for each kind of clips.
+    """
+
+    course: Course
+    bare: float
+    served: tuple[Served, ...]
+
+
 def measure_throughput(course: Course) -> Throughput:
-    """Measure both in each round.
+    """Measure the runner and all kinds of clips in each round.
 
     Raises:
         SonotagError: The model cannot be had there, or the service or a generator failed.
@@ -103,17 +145,17 @@ def measure_throughput(course: Course) -> Throughput:
         grace_seconds=0.0,
         num_generators=max(1, count_usable_cores() // CORES_A_GENERATOR),
     )
-    clips = make_clips(sounds, SAMPLE_RATE, course.clip_seconds)
+    files = [make_clips(sounds, SAMPLE_RATE, *kind) for kind in course.clips]
     bundle = open_bundle(settings.bundles[0].folder)
     golden = bundle.load_golden()
     runner = OnnxRunner.open(bundle, provider=course.provider)
     lanes = Lanes(runner)
     try:
         with OwnServer(course.flags()) as target:
-            pairs = [
+            rounds = [
                 (
                     measure_bare(lanes, golden, course.seconds),
-                    _measure_service(target, plan, clips, course.clients),
+                    [run_clips_stage(target, plan, clips, course.clients) for clips in files],
                 )
                 for _ in range(course.rounds)
             ]
@@ -122,10 +164,19 @@ def measure_throughput(course: Course) -> Throughput:
         runner.close()
     return Throughput(
         course=course,
-        bare=statistics.median(bare for bare, _ in pairs),
-        service=statistics.median(served for _, (served, _) in pairs),
-        ratio=statistics.median(served / bare for bare, (served, _) in pairs),
-        client_cores=statistics.median(cores for _, (_, cores) in pairs),
+        bare=statistics.median(bare for bare, _ in rounds),
+        served=tuple(
+            _sum_up(str(kind), [(bare, stages[place]) for bare, stages in rounds]) for place, kind in enumerate(course.clips)
+        ),
+    )
+
+
+def _sum_up(clips: str, rounds: list[tuple[float, ClipStage]]) -> Served:
+    return Served(
+        clips=clips,
+        windows_per_second=statistics.median(stage.server.windows_per_second for _, stage in rounds),
+        ratio=statistics.median(stage.server.windows_per_second / bare for bare, stage in rounds),
+        client_cores=statistics.median(stage.generator_cores for _, stage in rounds),
     )
 
 
@@ -161,18 +212,16 @@ def _run_until(runner: Runner, end: float, batch: tuple[Int16Array, Int64Array])
 def to_markdown(throughput: Throughput) -> str:
     """Return the table."""
     course = throughput.course
-    asked = f"{course.clients} REST clients, clips of {course.clip_seconds:g} s"
-    return (
-        f"| {asked}, medians of {course.rounds} rounds | windows/s |\n"
-        "|---|---:|\n"
-        f"| the bare runner | {throughput.bare:.1f} |\n"
-        f"| the service; its clients took {throughput.client_cores:.2f} cores | {throughput.service:.1f} |\n"
-    )
-
-
-def _measure_service(target: Target, plan: Plan, clips: tuple[bytes, ...], clients: int) -> tuple[float, float]:
-    stage = run_clips_stage(target, plan, clips, clients)
-    return stage.server.windows_per_second, stage.generator_cores
+    lines = [
+        f"| {course.clients} REST clients, medians of {course.rounds} rounds | windows/s | of bare | clients' cores |",
+        "|---|---:|---:|---:|",
+        f"| the bare runner | {throughput.bare:.1f} | | |",
+    ]
+    lines += [
+        f"| clips: {one.clips} | {one.windows_per_second:.1f} | {one.ratio:.2f} | {one.client_cores:.2f} |"
+        for one in throughput.served
+    ]
+    return "\n".join(lines) + "\n"
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -181,12 +230,13 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--bundle", default=EMBEDDED.bundle, metavar="NAME=FOLDER", help="the model (the embedded one)")
     parser.add_argument("--workers", type=int, default=EMBEDDED.workers, help="of the service (1)")
     parser.add_argument("--clients", type=int, default=EMBEDDED.clients, help="that ask at once (4)")
-    parser.add_argument("--clip-seconds", type=float, default=EMBEDDED.clip_seconds, help="of each clip (5)")
+    kinds = " ".join(f"{kind.seconds:g}:{kind.format}" for kind in EMBEDDED.clips)
+    parser.add_argument("--clips", type=Clips.parse, nargs="+", default=EMBEDDED.clips, metavar="S:FORMAT", help=f"({kinds})")
 
 
 def read_course(args: argparse.Namespace) -> Course:
     """Return what the flags say."""
-    return Course(args.provider, args.bundle, args.workers, args.clients, args.clip_seconds, args.rounds, args.seconds)
+    return Course(args.provider, args.bundle, args.workers, args.clients, tuple(args.clips), args.rounds, args.seconds)
 
 
 def main() -> int:

@@ -65,10 +65,10 @@ class Settings:
     def throughput(self, workers: int, seconds: float) -> tuple[str, ...]:
         """Return the arguments of `bench.throughput`: two rounds, in each a bare runner and a service."""
         each = max(0.5, (seconds - START_SECONDS[self.device]) / 5)
-        clip_seconds = CLIP_SECONDS if self.device == "cuda" else 1.0
+        clips = f"{CLIP_SECONDS if self.device == 'cuda' else 1.0}:WAV"
         return (
             *("-m", "bench.throughput", "--provider", self.device, "--bundle", self._bundle, "--workers", str(workers)),
-            *("--clients", str(CLIENTS_A_WORKER * workers), "--clip-seconds", str(clip_seconds)),
+            *("--clients", str(CLIENTS_A_WORKER * workers), "--clips", clips),
             *("--rounds", "2", "--seconds", f"{each:.1f}", "--output", str(self.file(f"throughput-{workers}"))),
         )
 

@@ -57,13 +57,15 @@ def resample(samples: np.ndarray[tuple[int], np.dtype[np.float32]], rate: int, t
     return np.concatenate([resampler.push(samples), resampler.finish()])
 
 
-def make_clips(sounds: Sequence[Int16Array], sample_rate: int, seconds: float = CLIP_SECONDS) -> tuple[bytes, ...]:
-    """Return each sound as a WAV file of so many seconds, repeated where it is shorter."""
+def make_clips(
+    sounds: Sequence[Int16Array], sample_rate: int, seconds: float = CLIP_SECONDS, format: str = "WAV"
+) -> tuple[bytes, ...]:
+    """Return each sound as a file of so many seconds and 16 bits, WAV or FLAC, repeated where it is shorter."""
     clips = []
     for sound in sounds:
         file = io.BytesIO()
         samples = np.resize(sound, round(seconds * sample_rate))
-        soundfile.write(file, samples, sample_rate, format="WAV", subtype="PCM_16")
+        soundfile.write(file, samples, sample_rate, format=format, subtype="PCM_16")
         clips.append(file.getvalue())
     return tuple(clips)
 

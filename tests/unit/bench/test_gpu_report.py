@@ -47,8 +47,14 @@ def write_run(folder: Path, *, device: str = "cuda", size: str = "base", differe
             "races": [race_of(32, 0.02, 0.023, difference), race_of(1, 0.001, 0.007, difference)],
         },
         STREAMS: make_report(make_stage(1000), make_stage(1050, "lag"), largest=1000).to_document(),
-        "throughput-1": {"ratio": 0.7, "service": 700.0, "bare": 1000.0, "course": {"workers": 1}},
-        "throughput-4": {"ratio": 0.95, "service": 950.0, "bare": 1000.0, "course": {"workers": 4}},
+        **{
+            f"throughput-{workers}": {
+                "served": [{"clips": "30 s of WAV", "ratio": ratio, "windows_per_second": 1000 * ratio}],
+                "bare": 1000.0,
+                "course": {"workers": workers},
+            }
+            for workers, ratio in ((1, 0.7), (4, 0.95))
+        },
         COST: {"is_whole": True, "growth": 1.05, "more_of_few": 3.0, "more_of_many": 3.15, "streams": 3.2, "broken": {}},
         FLOAT8: {"ratio": 1.5, "half": half, "float8": float8, "float8_error": 0.03},
     }
@@ -73,7 +79,7 @@ def test_a_whole_run_fills_every_row_but_those_of_a_cpu(tmp_path: Path) -> None:
     assert told[1].startswith("7.00 times (")
     assert told[2].startswith("50.00 times (")
     assert told[3] == "0.56 (392 of 700 TFLOP/s)"
-    assert told[4].startswith("0.95 with 4 worker(s) (950 of 1,000 windows/s); 0.70 with 1 worker(s)")
+    assert told[4].startswith("0.95 with 4 worker(s) (950 of 1,000 windows/s, clips: 30 s of WAV); 0.70 with 1 worker")
     assert told[6] == "1,000 on 2 cores, 1 worker(s), p99 99 ms"
     assert told[9:11] == ["0.035 MB", "0.600 MB"]
     assert told[12] == "1.50 times (900 of 600 TFLOP/s; off by 3.0e-02)"

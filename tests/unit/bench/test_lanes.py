@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from bench.ours import OwnRunner
-from bench.throughput import EMBEDDED, Course, add_flags, measure_bare, read_course
+from bench.throughput import EMBEDDED, Clips, Course, add_flags, measure_bare, read_course
 from export.signals import Batch
 from service.bench.lanes import Lanes, place
 from service.inference.bundle import Golden
@@ -90,5 +90,10 @@ def test_the_course_of_the_embedded_model_names_its_bundle() -> None:
     add_flags(parser)
     args = parser.parse_args(["--workers", "2"], argparse.Namespace(rounds=1, seconds=2.0))
     assert read_course(args) == dataclasses.replace(EMBEDDED, workers=2, rounds=1, seconds=2.0)
+    args = parser.parse_args(["--clips", "2.5:flac", "30:WAV"], args)
+    assert list(map(str, read_course(args).clips)) == ["2.5 s of FLAC", "30 s of WAV"]
+    for wrong in ("5", "5:MP3", "long:WAV"):
+        with pytest.raises(argparse.ArgumentTypeError, match="SECONDS:WAV"):
+            Clips.parse(wrong)
     assert EMBEDDED.flags()[:2] == ("--provider", "cpu")
     assert EMBEDDED.bundle.startswith("ast-tiny-16-16-5s=")
