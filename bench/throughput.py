@@ -135,16 +135,7 @@ def measure_throughput(course: Course) -> Throughput:
     """
     settings = load_settings({"bundles": course.bundle})
     sounds = read_sounds([], settings, SAMPLE_RATE)
-    plan = Plan(
-        sounds=sounds,
-        sample_rate=SAMPLE_RATE,
-        hop_seconds=1.0,
-        slo_seconds=0.5,
-        settle_seconds=0.0,
-        measure_seconds=course.seconds,
-        grace_seconds=0.0,
-        num_generators=max(1, count_usable_cores() // CORES_A_GENERATOR),
-    )
+    plan = make_plan(sounds, course.seconds)
     files = [make_clips(sounds, SAMPLE_RATE, *kind) for kind in course.clips]
     bundle = open_bundle(settings.bundles[0].folder)
     golden = bundle.load_golden()
@@ -168,6 +159,20 @@ def measure_throughput(course: Course) -> Throughput:
         served=tuple(
             _sum_up(str(kind), [(bare, stages[place]) for bare, stages in rounds]) for place, kind in enumerate(course.clips)
         ),
+    )
+
+
+def make_plan(sounds: tuple[Int16Array, ...], seconds: float) -> Plan:
+    """Return how REST clients are measured, for so many seconds."""
+    return Plan(
+        sounds=sounds,
+        sample_rate=SAMPLE_RATE,
+        hop_seconds=1.0,
+        slo_seconds=0.5,
+        settle_seconds=0.0,
+        measure_seconds=seconds,
+        grace_seconds=0.0,
+        num_generators=max(1, count_usable_cores() // CORES_A_GENERATOR),
     )
 
 

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import subprocess
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import httpx
 
 from service.bench.processes import Usage, read_usage
-from service.child import python_module
+from service.child import Child, python_module
 from service.client.errors import connection_reason
 from service.errors import SonotagError
 
@@ -97,12 +99,25 @@ class OwnServer:
         flags: Of `sonotag serve`.
         api_key: For the service, where its settings make it ask for one.
         module: What serves in place of `sonotag`, with the same flags.
+        python: The interpreter of another installation, which serves in place of this one.
+        variables: Of its environment, beside those of this process.
     """
 
-    def __init__(self, flags: Sequence[str], *, api_key: str | None = None, module: str = "service") -> None:
+    def __init__(
+        self,
+        flags: Sequence[str],
+        *,
+        api_key: str | None = None,
+        module: str = "service",
+        python: Path | None = None,
+        variables: Mapping[str, str] | None = None,
+    ) -> None:
         self._api_key = api_key
         child = python_module(module, "serve", *flags, "--host", "127.0.0.1", "--port", "0")
+        if python is not None:
+            child = Child((str(python), *child.command[1:]), {k: v for k, v in os.environ.items() if k != "PYTHONPATH"})
         environ = {name: value for name, value in child.environ.items() if name != "SONOTAG_UNIX_SOCKET"}
+        environ |= variables or {}
         environ["SONOTAG_LIVE_SHARE"] = "1000"  # what is looked for is the limit of the machine, not that of admission
         # Its own process group: Control-C is for us, who then end it in order.
         self._process = subprocess.Popen(
