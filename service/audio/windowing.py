@@ -17,6 +17,10 @@ from pydantic import Base64Bytes
 Int16Array = npt.NDArray[np.int16]
 
 
+_MAX_OLD_WINDOWS = 4
+"""Of a piece that is longer, the part that nothing needs is let go of before its rest is."""
+
+
 @dataclass(frozen=True, slots=True)
 class Span:
     """The samples ``start <= position < end``."""
@@ -142,16 +146,22 @@ class SlidingWindower:
         self._grid_from = self._received
 
     def read(self, span: Span) -> Int16Array:
-        """Return a span's samples, int16 `[len(span)]`: a view that cannot be written, and stays as it is.
+        """Return a span's samples, int16 `[len(span)]`, which cannot be written and stay as they are; a view where they came in
+        one piece.
 
         Raises:
             ValueError: Part of it was released or has not come yet.
         """
         if span.start < self._kept_from or span.end > self._received:
             raise ValueError(f"{span} is not kept: there is {self._kept_from} to {self._received}")
-        if len(self._chunks) > 1:
-            self._chunks = [np.concatenate(self._chunks)]
-        window = self._chunks[0][span.start - self._kept_from : span.end - self._kept_from]
+        parts = []
+        start = self._kept_from
+        for chunk in self._chunks:
+            end = start + len(chunk)
+            if start < span.end and span.start < end:
+                parts.append(chunk[max(0, span.start - start) : span.end - start])
+            start = end
+        window = parts[0] if len(parts) == 1 else np.concatenate([np.zeros(0, np.int16), *parts])
         window.flags.writeable = False
         return window
 
@@ -160,7 +170,7 @@ class SlidingWindower:
         needed = min(position, max(0, self._last_end + 1 - self._window))
         while self._chunks and self._kept_from + len(self._chunks[0]) <= needed:
             self._kept_from += len(self._chunks.pop(0))
-        if self._chunks and needed - self._kept_from >= self._window:
+        if self._chunks and needed - self._kept_from >= _MAX_OLD_WINDOWS * self._window:
             self._chunks[0] = self._chunks[0][needed - self._kept_from :].copy()
             self._kept_from = needed
 
