@@ -100,10 +100,13 @@ def open_plain_wav(
         that breaks off, a channel that is not there.
     """
     header = read_plain_header(file, 0)
-    if header is None or header.is_float or header.bits != 16 or channel not in (None, *range(header.channels)):
+    if header is None or header.is_float or header.bits != 16:
         return None
-    is_known = 1 <= header.channels <= MAX_RAW_CHANNELS and MIN_SAMPLE_RATE <= header.sample_rate <= MAX_SAMPLE_RATE
+    if not 1 <= header.channels <= MAX_RAW_CHANNELS or not MIN_SAMPLE_RATE <= header.sample_rate <= MAX_SAMPLE_RATE:
+        return None
+    if channel is not None and not 0 <= channel < header.channels:
+        return None
     num_there = file.seek(0, 2) - header.data_start
-    if not is_known or not 0 < header.data_bytes <= num_there or header.data_bytes % (2 * header.channels):
+    if not 0 < header.data_bytes <= num_there or header.data_bytes % (2 * header.channels):
         return None
     return PlainWav(file, header, channel=channel, target_rate=target_rate, observe=observe, clock=clock)
