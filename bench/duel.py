@@ -22,6 +22,7 @@ from bench.throughput import EMBEDDED, SAMPLE_RATE, Clips, make_plan
 from service.bench.sounds import make_clips, read_sounds
 from service.bench.stages import run_clips_stage
 from service.bench.target import OwnServer
+from service.errors import SonotagError
 from service.settings_source import load_settings
 
 
@@ -92,8 +93,10 @@ def run_duel(contestants: Sequence[Contestant], clips: Clips, rounds: int, secon
     """Let all of them work in each round; every other round begins with the last one.
 
     Raises:
-        SonotagError: A service or a generator failed.
+        SonotagError: A service or a generator failed, or two contestants have the same name.
     """
+    if len({one.name for one in contestants}) < len(contestants):
+        raise SonotagError("contestants need names of their own")
     sounds = read_sounds([], load_settings({"bundles": EMBEDDED.bundle}), SAMPLE_RATE)
     plan = make_plan(sounds, seconds)
     files = make_clips(sounds, SAMPLE_RATE, *clips)

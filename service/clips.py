@@ -116,20 +116,26 @@ async def open_clip(
         trace, observe = current_trace(), metrics.stage_seconds
         plain = open_plain_wav(file, channel=channel, target_rate=rate, observe=observe, clock=engine.clock)
 
-        def begin() -> tuple[ClipSound, ClipReader, list[Span]]:
-            """Open it and read what is scored first, in one go: every change of threads costs, and of a short clip nothing is
-            left to wait for then."""
+        def open_sound() -> ClipSound:
             sound = plain or decoders.open_file(file, channel=channel, target_rate=rate, observe=observe)
             stack.callback(sound.close)
             _check_length(sound, settings.max_clip_seconds)
+            return sound
+
+        def begin(sound: ClipSound) -> tuple[ClipReader, list[Span]]:
             reader = ClipReader(sound.samples(), plan, settings.max_clip_seconds, engine.clock, trace)
             stack.callback(lambda: metrics.audio_received("clip", reader.num_samples / rate))
-            return sound, reader, reader.read(FIRST_SECONDS)
+            return reader, reader.read(FIRST_SECONDS)
 
-        is_ready = plain is not None and plain.is_ready
-        sound, reader, spans = begin() if is_ready else await _in_pool(engine, begin)
-        # What does not say how long it is needs something to be left at least.
-        await meter.require(sound.num_frames / sound.sample_rate if sound.num_frames else LEAST_SECONDS)
+        if plain is None and meter is UNMETERED:
+            # In one go: every change of threads costs, and of a short clip nothing is left to wait for then.
+            sound, (reader, spans) = await _in_pool(engine, lambda: (sound := open_sound(), begin(sound)))
+        else:
+            sound = open_sound() if plain is not None else await _in_pool(engine, open_sound)
+            # What does not say how long it is needs something to be left at least.
+            await meter.require(sound.num_frames / sound.sample_rate if sound.num_frames else LEAST_SECONDS)
+            is_ready = plain is not None and plain.is_ready
+            reader, spans = begin(sound) if is_ready else await _in_pool(engine, lambda: begin(sound))
         timing = Timing()
         windows = score_clip(
             reader,

@@ -249,8 +249,9 @@ async def score_clip(
         own = reservation = batcher.reserve(min(places, batcher.max_places(priority)), priority)
     running: deque[tuple[Span, asyncio.Task[WindowScores]]] = deque()
     reading: asyncio.Task[list[Span]] | None = None
+    failure: BaseException | None = None
     try:
-        while waiting or running or reading or not reader.is_finished:
+        while waiting or running or reading or not (reader.is_finished or failure):
             while waiting and len(running) < reservation.num_windows:
                 span = waiting.popleft()
                 job = batcher.submit(
@@ -262,21 +263,24 @@ async def score_clip(
                     window_samples=reader.plan.grid.window_samples,
                 )
                 running.append((span, asyncio.ensure_future(job)))
-            if reading is None and not reader.is_finished and not waiting:
+            if reading is None and not waiting and not (reader.is_finished or failure):
                 reading = asyncio.create_task(run_in_pool(executor, lambda: reader.read(0.0)))
             head = running[0][1] if running else None
-            if head is not None and head.done() and not _is_followed(reader, waiting, running):
+            if head is not None and head.done() and not (failure or _is_followed(reader, waiting, running)):
                 head = None
             await asyncio.wait([future for future in (reading, head) if future], return_when=asyncio.FIRST_COMPLETED)
             if reading is not None and reading.done():
-                waiting += reading.result()
+                failure = reading.exception()  # what came before it is scored and given first
+                waiting += [] if failure else reading.result()
                 reading = None
-            if running and running[0][1].done() and _is_followed(reader, waiting, running):
+            if running and running[0][1].done() and (failure or _is_followed(reader, waiting, running)):
                 span, task = running.popleft()
                 scores = task.result()
                 timing.queue += scores.queue_seconds
                 timing.infer += scores.infer_seconds
                 yield ScoredWindow(span, scores)
+        if failure is not None:
+            raise failure
     finally:
         timing.decode = reader.seconds
         if own is not None:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from service.audio.formats import MAX_RAW_CHANNELS, MAX_SAMPLE_RATE, MIN_SAMPLE_RATE, RawFormat
 from service.audio.intake import RawIntake
 from service.audio.stopwatch import Clock, Observe, Stopwatch
-from service.audio.wav_header import WavHeader, read_plain_header
+from service.audio.wav_header import WavHeader, is_last_sound, read_plain_header
 
 Int16Array = npt.NDArray[np.int16]
 
@@ -67,7 +67,7 @@ class PlainWav:
                 yield from self._intake.push(data)
                 continue
             self._stopwatch.start()
-            samples = np.frombuffer(data, "<i2").astype(np.int16, copy=False)
+            samples = np.frombuffer(data[: len(data) // 2 * 2], "<i2").astype(np.int16, copy=False)
             self._stopwatch.lap("decode")
             self._stopwatch.report()
             yield samples
@@ -97,7 +97,7 @@ def open_plain_wav(
 
     Returns:
         None for anything else, which is a decoder's: other samples, a header that readers might understand differently, sound
-        that breaks off, a channel that is not there.
+        that breaks off or goes on in another chunk, a channel that is not there.
     """
     header = read_plain_header(file, 0)
     if header is None or header.is_float or header.bits != 16:
@@ -107,6 +107,6 @@ def open_plain_wav(
     if channel is not None and not 0 <= channel < header.channels:
         return None
     num_there = file.seek(0, 2) - header.data_start
-    if not 0 < header.data_bytes <= num_there or header.data_bytes % (2 * header.channels):
+    if not 0 < header.data_bytes <= num_there or header.data_bytes % (2 * header.channels) or not is_last_sound(file, header):
         return None
     return PlainWav(file, header, channel=channel, target_rate=target_rate, observe=observe, clock=clock)

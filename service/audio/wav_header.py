@@ -69,6 +69,26 @@ def read_plain_header(file: IO[bytes], start: int) -> WavHeader | None:
     return None
 
 
+def is_last_sound(file: IO[bytes], header: WavHeader) -> bool:
+    """Return whether nothing that follows the sound is more of it, or another format: readers differ in what they make of that.
+
+    Args:
+        file: The file of the header, which is left anywhere.
+        header: As `read_plain_header` returned it.
+    """
+    end = header.data_start + header.data_bytes
+    for _ in range(_MAX_CHUNKS):
+        file.seek(end + (end & 1))
+        head = file.read(8)
+        if len(head) < 8:
+            return True
+        name, size = struct.unpack("<4sI", head)
+        if name in (b"data", b"fmt "):
+            return False
+        end = file.tell() + size
+    return False
+
+
 def _read_plain_format(chunk: bytes, size: int) -> tuple[bool, int, int, int] | None:
     if len(chunk) != size or size not in (16, 18, 40):
         return None

@@ -19,6 +19,8 @@ Int16Array = npt.NDArray[np.int16]
 
 _MAX_OLD_WINDOWS = 4
 """Of a piece that is longer, the part that nothing needs is let go of before its rest is."""
+_MAX_PIECES = 32
+"""More are put together: a stream may come sample by sample."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,9 +172,10 @@ class SlidingWindower:
         needed = min(position, max(0, self._last_end + 1 - self._window))
         while self._chunks and self._kept_from + len(self._chunks[0]) <= needed:
             self._kept_from += len(self._chunks.pop(0))
-        if self._chunks and needed - self._kept_from >= _MAX_OLD_WINDOWS * self._window:
-            self._chunks[0] = self._chunks[0][needed - self._kept_from :].copy()
-            self._kept_from = needed
+        num_old = max(0, needed - self._kept_from)
+        if self._chunks and (num_old >= _MAX_OLD_WINDOWS * self._window or len(self._chunks) > _MAX_PIECES):
+            self._chunks = [np.concatenate([self._chunks[0][num_old:], *self._chunks[1:]])]
+            self._kept_from += num_old
 
     def _next_end(self) -> int:
         """The first multiple of the hop after the last window's end, and after where this hop came into force."""

@@ -34,6 +34,8 @@ DATA_BYTES = 65_536
 MAX_MESSAGE_CHARS = 1000
 POSTED_BYTES = 262_144
 """What is posted is sent when it is so much: eight seconds at 16 kHz."""
+POSTED_SECONDS = 0.25
+"""Or so old: who waits is not to think that a slow decoder does nothing."""
 _READ_BYTES = 65_536
 """What is read at once, where so much is there."""
 
@@ -112,17 +114,21 @@ class Wire:
     def __init__(self, sock: socket.socket) -> None:
         self._socket = sock
         self._posted = bytearray()
+        self._posted_at = 0.0
         self._buffer = memoryview(bytearray(_READ_BYTES))
         self._ahead = self._buffer[:0]  # what came with what was asked for
 
     def post(self, kind: Kind, *payload: bytes) -> None:
-        """Send a message with those that follow: the next one that is sent takes it along, or there is enough.
+        """Send a message with those that follow: the next one that is sent takes it along, or one that is posted when there is
+        enough, or some time has passed.
 
         Raises:
             OSError: The other side is gone.
         """
+        if not self._posted:
+            self._posted_at = time.monotonic()
         self._collect(kind, payload)
-        if len(self._posted) >= POSTED_BYTES:
+        if len(self._posted) >= POSTED_BYTES or time.monotonic() - self._posted_at >= POSTED_SECONDS:
             self._flush()
 
     def send(self, kind: Kind, *payload: bytes, fd: int | None = None) -> None:
@@ -176,9 +182,8 @@ class Wire:
         self._socket.close()
 
     def _collect(self, kind: Kind, payload: tuple[bytes, ...]) -> None:
-        self._posted += _HEADER.pack(kind, sum(len(part) for part in payload))
-        for part in payload:
-            self._posted += part
+        # All of it or, where there is no memory, nothing: what follows would be taken for the rest.
+        self._posted += b"".join((_HEADER.pack(kind, sum(len(part) for part in payload)), *payload))
 
     def _flush(self, fds: tuple[int, ...] = ()) -> None:
         posted, self._posted = self._posted, bytearray()

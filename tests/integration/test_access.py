@@ -29,6 +29,7 @@ from service.access.keys import Limits
 from service.app import create_app
 from service.client import Client
 from service.errors import InvalidParameter, MissingScope, SettingsError, Unauthorised
+from service.inference.runner import Int16Array
 from service.keeper.client import LocalKeeper
 from service.keeper.keeper import Keeper
 from service.kept_quotas import KeptQuotas
@@ -41,7 +42,7 @@ from tests.support.bundles import write_bundle
 from tests.support.command import run_sonotag
 from tests.support.keys import add_key, bearer, remove_key
 from tests.support.process import running
-from tests.support.rest import SPEECH, expect_error, heard, wav
+from tests.support.rest import SPEECH, expect_error, flac, heard, measure, wav
 from tests.support.runners import FakeRunner
 from tests.support.websocket import Stream, stream_url
 
@@ -303,6 +304,19 @@ async def test_quotas_hold_and_say_when_to_come_again(tmp_path: Path) -> None:
         assert [message["end"] for message in told.tags] == [1, 2, 3, 4, 5], "what came before is scored and sent"
         async with httpx.AsyncClient(base_url=server.url, headers=bearer(short)) as client:
             expect_error(await client.post("/v1/classify", content=CLIP), 429, "quota")
+
+
+@pytest.mark.parametrize("write", [wav, flac])
+async def test_a_clip_that_is_longer_than_what_is_left_is_refused_before_it_is_decoded(
+    write: Callable[[Int16Array], bytes], tmp_path: Path
+) -> None:
+    path = tmp_path / "keys.json"
+    key = add_key(path, "short", limits=Limits(audio_seconds_per_day=5))
+    with serving(api_keys_file=str(path), metrics="open") as server:
+        async with httpx.AsyncClient(base_url=server.url, headers=bearer(key)) as client:
+            expect_error(await client.post("/v1/classify", content=write(heard((SPEECH, 6.0)))), 429, "quota")
+            assert (await client.post("/v1/classify", content=write(heard((SPEECH, 4.0))))).status_code == 200
+        assert measure(server.url)['sonotag_audio_received_seconds_total{source="clip"}'] == 4
 
 
 async def test_quotas_hold_for_all_workers_together(tmp_path: Path) -> None:

@@ -40,8 +40,10 @@ async def test_a_cancelled_caller_leaves_when_the_thread_is_done_and_not_before(
     caller = asyncio.ensure_future(run_in_pool(executor, block))
     await asyncio.to_thread(begun.wait, 30)
     caller.cancel()
-    done, _ = await asyncio.wait([caller], timeout=0.02)
-    assert not done
+    for _ in range(2):
+        done, _ = await asyncio.wait([caller], timeout=0.02)
+        assert not done
+        caller.cancel()
     go_on.set()
     with pytest.raises(asyncio.CancelledError):
         await caller

@@ -152,6 +152,17 @@ async def test_a_full_queue_refuses_a_clip_at_once(runner, batcher, executor):
     assert runner.calls == []
 
 
+async def test_what_came_before_an_error_is_given_first(runner, batcher, executor):
+    def sound():
+        yield from blocks(*[1] * 40)
+        raise UndecodableAudio("broken here")
+
+    _, windows = scoring(batcher, executor, make_plan(runner), sound())
+    assert [(await anext(windows)).span.end // WINDOW for _ in range(40)] == list(range(1, 41))
+    with pytest.raises(UndecodableAudio):
+        await anext(windows)
+
+
 async def test_places_are_given_back_whatever_becomes_of_the_clip(runner, batcher, executor):
     async def broken():
         def sound():

@@ -80,6 +80,15 @@ def test_a_long_one_comes_in_pieces_and_each_is_measured() -> None:
     assert heard == ["decode"] * 3
 
 
+def test_one_that_was_cut_since_it_was_opened_gives_what_is_whole() -> None:
+    data = written(1, RATE)
+    file = io.BytesIO(data)
+    plain = opened(data, file=file)
+    assert plain is not None
+    file.truncate(len(data) - 1)
+    np.testing.assert_array_equal(np.concatenate(list(plain.samples())), decoded(data)[:-1])
+
+
 def cut_header(data: bytes, num_bytes: int) -> bytes:
     """Return the file with another length of its sound in its header."""
     place = data.index(b"data") + 4
@@ -105,6 +114,9 @@ def cut_header(data: bytes, num_bytes: int) -> bytes:
         (cut_header(written(1, RATE), 0xFFFFFFFF), None),
         (cut_header(written(1, RATE), 2001), None),
         (cut_header(written(2, RATE), 2002), None),
+        (written(1, RATE) + b"LIST\x03\0\0\0odd\0data\x02\0\0\0ab", None),
+        (written(1, RATE) + b"fmt \0\0\0\0", None),
+        (written(1, RATE) + b"LIST\0\0\0\0" * 64 + b"LIST\0\0\0\0", None),
         (b"ID3\x04\0\0\0\0\0\0" + written(1, RATE), None),
     ],
 )

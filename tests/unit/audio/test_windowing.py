@@ -95,6 +95,15 @@ def test_a_large_piece_is_cut_back_once_it_is_old():
         windower.read(Span(40, 50))
 
 
+def test_sound_that_comes_sample_by_sample_is_put_together():
+    windower = SlidingWindower(100, 50)
+    for position in range(1000):
+        for span in windower.push(samples(position, position + 1)):
+            np.testing.assert_array_equal(windower.read(span), samples(span.start, span.end))
+            windower.release(span.start)
+    assert len(windower._chunks) <= 51
+
+
 def test_a_span_has_a_length():
     assert len(Span(3, 10)) == 7
 

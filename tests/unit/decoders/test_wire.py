@@ -41,6 +41,26 @@ def test_what_is_posted_is_sent_when_there_is_enough_of_it(pair: Pair) -> None:
     poster.join()
 
 
+def test_what_was_posted_some_time_ago_is_sent_with_the_next_that_is_posted(pair: Pair) -> None:
+    ours, theirs = pair
+    theirs.post(Kind.OPENED, b"{}")
+    for _ in range(3000):
+        try:
+            assert ours.receive(0.01) == (Kind.OPENED, b"{}")
+            return
+        except TimeoutError:
+            theirs.post(Kind.BLOCK, b"")
+    raise AssertionError("nothing was sent")
+
+
+def test_a_message_that_cannot_be_put_together_leaves_nothing_behind(pair: Pair) -> None:
+    ours, theirs = pair
+    with pytest.raises(TypeError):
+        theirs.post(Kind.BLOCK, memoryview(b"abcd")[::2])
+    theirs.send(Kind.FAILED, b"{}")
+    assert ours.receive(30.0) == (Kind.FAILED, b"{}")
+
+
 def test_a_message_may_be_as_large_as_messages_are_and_no_larger(pair: Pair) -> None:
     ours, theirs = pair
     largest = os.urandom(MAX_PAYLOAD_BYTES)
