@@ -21,7 +21,7 @@ from service.inference.tuning import Conditions, Tuning, Way, choose_by_rule, fi
 from service.inference.users import Users
 from service.logs import log_event
 from service.machine import count_usable_cores, read_processor_name
-from service.memory import release_memory
+from service.memory import long_lived, release_memory
 from service.observer import Observer
 
 logger = logging.getLogger(__name__)
@@ -193,15 +193,16 @@ def open_catalog(
             way, tuned_at = _choose_way(bundle, name, here, tuning)
             if not is_shipped(folder):
                 try_graph(bundle, way.precision, settings.model_memory_bytes)
-            runner = OnnxRunner.open(
-                bundle,
-                name=name,
-                provider=provider,
-                tensorrt_cache=settings.tensorrt_cache,
-                way=way,
-                tuned_at=tuned_at,
-                gpu_memory_bytes=None if gpu_memory_bytes is None else gpu_memory_bytes // len(bundles),
-            )
+            with long_lived():
+                runner = OnnxRunner.open(
+                    bundle,
+                    name=name,
+                    provider=provider,
+                    tensorrt_cache=settings.tensorrt_cache,
+                    way=way,
+                    tuned_at=tuned_at,
+                    gpu_memory_bytes=None if gpu_memory_bytes is None else gpu_memory_bytes // len(bundles),
+                )
             runners.append(runner)
     except BaseException:
         for runner in runners:

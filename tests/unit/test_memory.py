@@ -65,3 +65,24 @@ def test_a_large_buffer_has_pages_of_its_own_also_after_a_larger_one_was_freed(
     environ: dict[str, str], lies_in_heap: str
 ) -> None:
     assert run_alone(BUFFER_LIES_IN_HEAP, **environ) == lies_in_heap
+
+
+BUFFER_OF_A_MODEL = """
+import ctypes
+from service.memory import long_lived, settle_allocator
+settle_allocator()
+libc = ctypes.CDLL(None)
+libc.malloc.restype = libc.sbrk.restype = ctypes.c_void_p
+def lies_in_heap():
+    return ctypes.c_void_p(libc.malloc(ctypes.c_size_t(200 * 1024))).value < libc.sbrk(ctypes.c_size_t(0))
+before = lies_in_heap()
+with long_lived():
+    meanwhile = lies_in_heap()
+print(before, meanwhile, lies_in_heap())
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="thresholds are glibc's")
+def test_a_window_lies_in_the_heap_and_what_a_model_is_made_of_does_not() -> None:
+    assert run_alone(BUFFER_OF_A_MODEL) == "True False True"
+    assert run_alone(BUFFER_OF_A_MODEL, MALLOC_MMAP_THRESHOLD_="30000000") == "True True True"
