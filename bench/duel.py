@@ -47,14 +47,19 @@ class Contestant(NamedTuple):
             argparse.ArgumentTypeError: It says nothing of the kind, or there is no such environment.
         """
         (name, _, folder), *others = (part.partition("=") for part in text.split(","))
-        python = Path(folder, ".venv", "bin", "python")
-        if not name or not folder or not python.exists():
+        contestant = cls(name, Path(folder), {variable: value for variable, _, value in others})
+        if not name or not folder or not contestant.python.exists():
             raise argparse.ArgumentTypeError(f"a contestant is NAME=FOLDER with a .venv in it, got {text!r}")
-        return cls(name, Path(folder), {variable: value for variable, _, value in others})
+        return contestant
+
+    @property
+    def python(self) -> Path:
+        """Its interpreter; the link itself, by which Python finds the environment."""
+        return (self.folder / ".venv" / "bin" / "python").absolute()
 
     def serve(self, flags: Sequence[str]) -> OwnServer:
         """Return its service."""
-        return OwnServer(flags, python=(self.folder / ".venv" / "bin" / "python").absolute(), variables=self.variables)
+        return OwnServer(flags, python=self.python, variables=self.variables)
 
 
 @dataclass(frozen=True, slots=True)
