@@ -114,6 +114,7 @@ class StreamParking:
     def drop(self, token: str) -> None:
         """See `Resumption`."""
         if kept := self._kept.get(token):
+            self._end_wait(kept)
             self._remove(kept)
 
     def alias(self, token: str, old: str) -> None:

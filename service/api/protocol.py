@@ -21,6 +21,8 @@ LINGER_SECONDS = 10.0
 """How long what was sent last may take to leave once the stream is over: uvicorn gives a close as long."""
 LAST_WORD = "sonotag.last_word"
 """A key of the ASGI messages that are not held back by a client that does not read: there are two, and nothing follows."""
+CONFIRMATION = "sonotag.confirmation"
+"""The key in an ASGI close of a future, which becomes true when the client answers that close, and false when it is gone."""
 SLICE_FRAMES = 64
 """So many frames are parsed and handled before other connections have their turn."""
 FRAMES_PER_SECOND = 2_000.0
@@ -47,6 +49,7 @@ class LingeringWebSocket(WebSocketsSansIOProtocol):
     max_empty_per_second: ClassVar[float]
     frames_per_second: ClassVar[float]
 
+    _confirmation: asyncio.Future[bool] | None = None
     _cut_off: asyncio.TimerHandle | None = None
     _is_full = False
     _is_flooded = False
@@ -112,7 +115,11 @@ class LingeringWebSocket(WebSocketsSansIOProtocol):
         """Send what the application says; see uvicorn."""
         if LAST_WORD in message:
             self.writable.set()
+        if CONFIRMATION in message:
+            self._confirmation = cast("dict[str, asyncio.Future[bool]]", message)[CONFIRMATION]
         await super().send(message)
+        if self.conn.close_rcvd is not None and not self.close_sent:
+            self._confirm(is_there=True)  # the client was first to close: ours is not sent any more
         if self.close_sent:
             self._go_on()  # the client's close may be behind what was not parsed yet
 
@@ -177,8 +184,18 @@ class LingeringWebSocket(WebSocketsSansIOProtocol):
             self.read_paused = False  # uvicorn resumes what it has paused itself
             self.transport.pause_reading()
 
+    def handle_close(self, event: Frame) -> None:
+        """Take the client's close; see uvicorn."""
+        self._confirm(is_there=self.close_sent)
+        super().handle_close(event)
+
+    def _confirm(self, *, is_there: bool) -> None:
+        if self._confirmation is not None and not self._confirmation.done():
+            self._confirmation.set_result(is_there)
+
     def connection_lost(self, exc: Exception | None) -> None:
         """Note the end; see uvicorn."""
+        self._confirm(is_there=False)
         for timer in (self._cut_off, self._next_slice):
             if timer is not None:
                 timer.cancel()

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 
 from fastapi import WebSocket
 from starlette.websockets import WebSocketDisconnect
 
-from service.api.protocol import FLOOD, LAST_WORD
+from service.api.protocol import CONFIRMATION, FLOOD, LAST_WORD
 from service.streaming.channel import OtherSideLeft
 from service.streaming.messages import ServerMessage
+
+CONFIRM_SECONDS = 5.0
+"""How long a client may take to confirm a close; a stream whose client does not is kept like one whose connection broke."""
 
 
 class SocketChannel:
@@ -24,6 +28,7 @@ class SocketChannel:
         self._websocket = websocket
         self._send_seconds = send_seconds
         self._is_stuck = False
+        self._confirmation: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
 
     async def receive(self) -> str | bytes:
         """See `Channel`."""
@@ -44,7 +49,14 @@ class SocketChannel:
 
     async def close(self, code: int, reason: str) -> None:
         """See `Channel`."""
-        await self._send({"type": "websocket.close", "code": code, "reason": reason})
+        await self._send({"type": "websocket.close", "code": code, "reason": reason, CONFIRMATION: self._confirmation})
+
+    async def has_arrived(self) -> bool:
+        """See `Channel`. The client's own close answers ours."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(CONFIRM_SECONDS):
+                return await self._confirmation
+        return False
 
     async def _send(self, message: dict[str, object]) -> None:
         if self._is_stuck:

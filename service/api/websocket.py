@@ -61,6 +61,8 @@ async def stream(websocket: WebSocket) -> None:
         await _serve_stream(websocket, services, session_id, visit)
     finally:
         visit.leave()
+        if visit.driver is not None:
+            await visit.driver.wait_arrived()
 
 
 @dataclass(slots=True)

@@ -36,3 +36,7 @@ class Channel(Protocol):
     async def close(self, code: int, reason: str) -> None:
         """End the stream; nothing is sent after it."""
         ...
+
+    async def has_arrived(self) -> bool:
+        """After `close`: return whether the other side has it, and so all that was sent before, as soon as that is known."""
+        ...

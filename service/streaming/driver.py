@@ -147,6 +147,7 @@ class StreamDriver:
         self._alarm = Alarm(self._clock, self._poll)
         self._must_finish = False
         self._is_parked = False
+        self._is_arriving = False
         self._is_taken = asyncio.Event()
         self._fetching: asyncio.Task[None] | None = None
         self._idle = asyncio.Event()
@@ -180,25 +181,40 @@ class StreamDriver:
             tasks = [self._writer, self._reader, taken, *([self._fetching] if self._fetching else [])]
             for task in tasks:
                 task.cancel()
-            if not self._is_parked:
+            if not self._is_parked or self.session.is_closed:
                 tasks += self._scorer.cancel()
             for result in await asyncio.gather(*tasks, return_exceptions=True):
                 if isinstance(result, Exception) and not isinstance(result, OSError):
                     logger.error("the stream failed", exc_info=result)
 
     def _part(self) -> None:
-        """The connection is over: keep the stream where it broke, else end it."""
-        is_over = self._writer.done() and not self._writer.cancelled() and self._writer.exception() is None
-        if self._reader.done() and not self._reader.cancelled():
-            is_over = is_over or isinstance(self._reader.exception(), OtherSideLeft)
-        if self._resumption and self._token and self.session.is_resumable and not is_over:
+        """The connection is over: keep the stream where it broke, or may have broken before its end arrived; else end it."""
+        is_closed = self._writer.done() and not self._writer.cancelled() and self._writer.exception() is None
+        is_left = self._reader.done() and not self._reader.cancelled() and isinstance(self._reader.exception(), OtherSideLeft)
+        if self._resumption and self._token and self.session.is_resumable and not is_left:
             self._is_parked = True
+            self._is_arriving = is_closed
             self._note_idle()
-            self._resumption.hold(self._token)
+            if not is_closed:
+                self._resumption.hold(self._token)
             return
         if self._resumption and self._token:
             self._resumption.drop(self._token)
         self._perform(self.session.abandon)
+
+    async def wait_arrived(self) -> None:
+        """After `run`, when nothing is held for the connection any more: keep the stream if its end does not arrive. The other
+        side may be gone without anybody knowing yet."""
+        if not self._is_arriving or self._resumption is None or self._token is None:
+            return
+        has_arrived = False
+        try:
+            has_arrived = await self._channel.has_arrived()
+        finally:
+            if has_arrived:
+                self._resumption.drop(self._token)
+            else:
+                self._resumption.hold(self._token)
 
     async def leave(self) -> None:
         """Leave the connection, if there still is one; returns when nothing is held for it any more."""
@@ -217,11 +233,14 @@ class StreamDriver:
         self._perform(self.session.abandon)
 
     def _note_idle(self) -> None:
-        if self._is_parked and not self.session.has_windows:
+        if self._is_parked and (self.session.is_closed or not self.session.has_windows):
             self._idle.set()
 
     def drain(self) -> None:
-        """The server is going away."""
+        """The server is going away. A stream that is on its way here arrives first: it is nowhere else any more."""
+        if self._fetching and not self._fetching.done():
+            self._fetching.add_done_callback(lambda _: self.drain())
+            return
         self._perform(self.session.drain, self._clock())
 
     def stop(self) -> None:

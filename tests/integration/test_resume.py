@@ -321,6 +321,33 @@ async def test_a_stream_that_goes_on_in_another_worker_asks_for_as_much_there(tm
             raise AssertionError("it came back to the same worker each time")
 
 
+async def test_the_end_of_a_stream_is_kept_for_a_client_whose_connection_broke_before_it_had_it() -> None:
+    with serving() as server:
+        whole = await stream_pieces(server.url, RAW, [SECOND, TENTH])
+        async with Stream(server.url, RAW) as first:
+            ready = await speak_a_second(first)
+            first.socket.transport.pause_reading()
+            await first.send(TENTH)
+            await first.send({"type": "stop"})
+            await until(server.url, 'sonotag_streams_total{outcome="done"} 2.0')
+            break_off(first)
+            await first.closed()
+        assert first.told.of_type("summary") == []
+        async with going_on(server.url, ready["resume_token"], last_seq(first)) as (second, again):
+            assert again["resumed_at"] == 1.1
+            told = await second.closed()
+        assert said(first.told.messages + told.messages) == said(whole.messages)
+        assert told.code == 1000
+
+
+async def test_a_client_that_has_confirmed_the_end_leaves_nothing_to_go_on_with() -> None:
+    with serving() as server:
+        told = await stream_pieces(server.url, RAW, [SECOND])
+        async with going_on(server.url, told.messages[0]["resume_token"], 1) as (second, again):
+            assert "resumed_at" not in again
+            assert (await second.until("error"))["code"] == "resume_unknown"
+
+
 async def test_a_client_that_closes_its_stream_leaves_nothing_to_go_on_with() -> None:
     with serving() as server:
         async with Stream(server.url, RAW) as first:

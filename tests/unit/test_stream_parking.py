@@ -57,6 +57,9 @@ class BrokenChannel:
     async def close(self, code: int, reason: str) -> None:
         raise AssertionError("nobody closes it")
 
+    async def has_arrived(self) -> bool:
+        raise AssertionError("nobody closes it")
+
 
 @dataclass
 class LatePort:

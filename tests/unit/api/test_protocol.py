@@ -11,7 +11,7 @@ from websockets.client import ClientProtocol
 from websockets.frames import Frame, Opcode
 from websockets.uri import parse_uri
 
-from service.api.protocol import SLICE_FRAMES, LingeringWebSocket, lingering_websocket
+from service.api.protocol import CONFIRMATION, SLICE_FRAMES, LingeringWebSocket, lingering_websocket
 
 
 class Receiver:
@@ -22,7 +22,7 @@ class Receiver:
         self.is_done = asyncio.Event()
 
     async def __call__(self, _scope: object, receive: object, send: object) -> None:
-        self.receive = receive
+        self.receive, self.send = receive, send
         await receive()  # type: ignore[operator]
         await send({"type": "websocket.accept"})  # type: ignore[operator]
         self.is_accepted.set()
@@ -79,3 +79,35 @@ async def test_frames_that_come_faster_than_they_may_are_not_read_for_now() -> N
             await receiver.take()
         assert protocol.queue.empty()
         assert protocol.read_paused
+
+
+CLOSE = Frame(Opcode.CLOSE, (1000).to_bytes(2, "big")).serialize(mask=True)
+
+
+async def close(receiver: Receiver) -> asyncio.Future[bool]:
+    confirmation: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+    await receiver.send({"type": "websocket.close", "code": 1000, CONFIRMATION: confirmation})  # type: ignore[operator]
+    return confirmation
+
+
+async def test_a_close_is_confirmed_by_the_close_of_the_client() -> None:
+    async with connected(lingering_websocket(max_messages_per_second=100)) as (receiver, _, client):
+        confirmation = await close(receiver)
+        client.sendall(block(1))  # what was on its way
+        assert not confirmation.done()
+        client.sendall(CLOSE)
+        assert await confirmation
+
+
+async def test_a_close_is_not_confirmed_by_a_client_that_is_gone() -> None:
+    async with connected(lingering_websocket(max_messages_per_second=100)) as (receiver, _, client):
+        confirmation = await close(receiver)
+        client.close()
+        assert not await confirmation
+
+
+async def test_a_client_that_closes_first_knows_the_end() -> None:
+    async with connected(lingering_websocket(max_messages_per_second=100)) as (receiver, _, client):
+        client.sendall(CLOSE)
+        assert (await receiver.receive())["type"] == "websocket.disconnect"  # type: ignore[operator]
+        assert await close(receiver)

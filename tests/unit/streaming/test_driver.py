@@ -19,10 +19,11 @@ from service.keeper.keeper import Keeper
 from service.keeper.topics import FETCH_STREAM, StreamToken
 from service.observer import NullObserver
 from service.settings import Settings
-from service.stream_parking import StreamParking
+from service.stream_parking import OwnParking, StreamParking
 from service.streaming.driver import StreamDriver
 from service.streaming.messages import ErrorMessage, EventMessage, Ready, ServerMessage, Summary, Tags
 from service.streaming.outbox import MAX_OUTBOX
+from service.streaming.state import load_state
 from tests.support.runners import FakeRunner, level
 
 RAW = [("encoding", "s16le"), ("sample_rate", "16000"), ("threshold", "0.5")]
@@ -53,6 +54,7 @@ class ListChannel:
         self._awaited = 0
         self._has_received = asyncio.Event()
         self.is_waiting = asyncio.Event()
+        self.confirms_close = True
         self.may_send = asyncio.Event()
         self.may_send.set()
 
@@ -81,6 +83,9 @@ class ListChannel:
 
     async def close(self, code: int, reason: str) -> None:
         self.closed.append(code)
+
+    async def has_arrived(self) -> bool:
+        return self.confirms_close
 
 
 async def test_stop_ends_a_stream_that_waits_for_its_next_frame(engine: Engine) -> None:
@@ -255,4 +260,91 @@ async def test_a_stream_that_is_asked_for_in_vain_waits_on(engine: Engine) -> No
     runner.release()
     assert await parking.fetch(ready.resume_token, "") is not None
     assert parking.num_held == 0
+    await keeper.close()
+
+
+@pytest.mark.parametrize("confirms_close", [True, False])
+async def test_a_stream_whose_end_does_not_arrive_is_kept(engine: Engine, *, confirms_close: bool) -> None:
+    keeper = LocalKeeper(Keeper(engine.settings))
+    parking = StreamParking(keeper, keep_seconds=30)
+    await keeper.start()
+    channel = ListChannel(SECOND, '{"type": "stop"}')
+    channel.confirms_close = confirms_close
+    driver = StreamDriver(engine, channel, "id", resumption=parking.of(""))
+    await driver.run(RAW)
+    driver.is_left.set()
+    assert (channel.closed, parking.num_held) == ([1000], 0)
+    await driver.wait_arrived()
+    assert parking.num_held == (0 if confirms_close else 1)
+    assert isinstance(channel.sent[0], Ready)
+    text = await parking.fetch(channel.sent[0].resume_token or "", "")
+    assert (text is None) == confirms_close
+    if text is not None:
+        state = load_state(text)
+        assert state is not None
+        assert state.close == (1000, "done")
+    await keeper.close()
+
+
+async def test_a_stream_that_failed_before_the_model_answered_is_given_at_once(engine: Engine) -> None:
+    keeper = LocalKeeper(Keeper(engine.settings))
+    parking = StreamParking(keeper, keep_seconds=30)
+    await keeper.start()
+    runner = engine.catalog.get(None).runner
+    assert isinstance(runner, FakeRunner)
+    runner.hold()
+    channel = ListChannel(SECOND, '{"type": "start"}')  # which cannot come now
+    channel.confirms_close = False
+    driver = StreamDriver(engine, channel, "id", resumption=parking.of(""))
+    await driver.run(RAW)
+    driver.is_left.set()
+    await driver.wait_arrived()
+    assert isinstance(channel.sent[0], Ready)
+    text = await parking.fetch(channel.sent[0].resume_token or "", "")
+    state = load_state(text or "")
+    assert state is not None
+    assert state.close == (4400, "protocol")
+    runner.release()
+    await keeper.close()
+
+
+class SlowParking(OwnParking):
+    """Gives a stream when the test says so."""
+
+    def __init__(self, parking: StreamParking) -> None:
+        super().__init__(parking, "")
+        self.is_asked, self.may_give = asyncio.Event(), asyncio.Event()
+
+    async def fetch(self, token: str) -> str | None:
+        text = await super().fetch(token)
+        self.is_asked.set()
+        await self.may_give.wait()
+        return text
+
+
+async def test_a_server_that_goes_away_lets_a_stream_arrive_that_is_on_its_way(engine: Engine) -> None:
+    keeper = LocalKeeper(Keeper(engine.settings))
+    parking = StreamParking(keeper, keep_seconds=30)
+    await keeper.start()
+    channel = ListChannel(SECOND, ConnectionResetError())
+    driver = StreamDriver(engine, channel, "id", resumption=parking.of(""))
+    await driver.run(RAW)
+    driver.is_left.set()
+    assert isinstance(channel.sent[0], Ready)
+    token = channel.sent[0].resume_token
+    assert token
+
+    slow = SlowParking(parking)
+    channel = ListChannel()
+    driver = StreamDriver(engine, channel, "id", resumption=slow)
+    running = asyncio.create_task(driver.run([*RAW, ("resume_token", token)]))
+    await slow.is_asked.wait()
+    driver.drain()
+    slow.may_give.set()
+    await running
+    assert isinstance(channel.sent[0], Ready)
+    assert channel.sent[0].resumed_at == 1.0
+    assert [message.type for message in channel.sent[1:]] == ["tags", "event", "going_away", "event"]
+    assert channel.closed == [1001]
+    parking.close()
     await keeper.close()
