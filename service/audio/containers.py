@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
-from typing import NoReturn, Protocol
+from typing import Any, NoReturn, Protocol
 
 import av
 import av.error
@@ -17,7 +17,7 @@ from av.container import InputContainer
 from av.packet import Packet
 
 from service.audio.formats import MAX_SAMPLE_RATE, MIN_SAMPLE_RATE
-from service.audio.frames import FrameReader
+from service.audio.frames import FrameReader, Samples, to_float
 from service.audio.pcm import MonoMixer
 from service.audio.resampling import RateBridge
 from service.errors import DecodingFailed, UndecodableAudio, UnsupportedAudio
@@ -101,6 +101,8 @@ class ContainerDecoder:
         source: Where the bytes come from; the caller closes it.
         container: What they are (`service.audio.formats.sniff`).
         channel: The channel to pick, from 0; None for the mean of all.
+        at_once: Seconds of sound that are worked on together. FFmpeg's frames are of 20 ms, say, and each by itself costs as
+            much as several together; who waits for the first of them wants 0.
 
     Attributes:
         sample_rate: Hz of the blocks.
@@ -114,8 +116,9 @@ class ContainerDecoder:
         InvalidParameter: There is no such channel.
     """
 
-    def __init__(self, source: ByteSource, container: str, *, channel: int | None) -> None:
+    def __init__(self, source: ByteSource, container: str, *, channel: int | None, at_once: float = 0.0) -> None:
         self._name = container
+        self._at_once = at_once
         self._reader = FrameReader()
         self._mixer = MonoMixer(channel)
         self._has_damage = False
@@ -137,17 +140,16 @@ class ContainerDecoder:
         self._bridge = RateBridge(self.sample_rate)
 
     def blocks(self) -> Iterator[Float32Array]:
-        """Yield float32 `[n]`, mono, full scale is 1, n at most `sample_rate`; as small as FFmpeg's frames. Once only.
+        """Yield float32 `[n]`, mono, full scale is 1, n at most `sample_rate`; of `at_once` seconds, or as small as FFmpeg's
+        frames. Once only.
 
         Raises:
             UndecodableAudio: A sample is NaN or infinite, or the sample rate changes to one out of range.
             DecodingFailed: FFmpeg has no memory left to go on.
         """
-        assert self._frames is not None
-        first, self._first = self._first, None
-        for frame in itertools.chain([] if first is None else [first], self._frames):
-            mono = self._mixer.mix(self._reader.read(frame))
-            yield from self._cut(self._bridge.push(mono, frame.sample_rate))
+        for samples, sample_rate in self._gather(round(self._at_once * self.sample_rate)):
+            mono = self._mixer.mix(to_float(samples))
+            yield from self._cut(self._bridge.push(mono, sample_rate))
         self._check_memory()
         yield from self._cut(self._bridge.finish())
 
@@ -190,6 +192,26 @@ class ContainerDecoder:
             raise UnsupportedAudio(f"the sound has {self.channels} channels, allowed is 1 to {MAX_CHANNELS}")
         self._mixer.check(self.channels)
 
+    def _gather(self, num_samples: int) -> Iterator[tuple[Samples, int]]:
+        """Yield the sound in pieces of at least so many samples that are of one kind, shorter where that changes, with their
+        sample rates."""
+        assert self._frames is not None
+        first, self._first = self._first, None
+        pieces: list[Samples] = []
+        num_gathered, sample_rate = 0, self.sample_rate
+        for frame in itertools.chain([] if first is None else [first], self._frames):
+            samples = self._reader.read(frame)
+            if pieces and (frame.sample_rate, *_kind(samples)) != (sample_rate, *_kind(pieces[0])):
+                yield _join(pieces), sample_rate
+                pieces, num_gathered = [], 0
+            pieces.append(samples)
+            num_gathered, sample_rate = num_gathered + len(samples), frame.sample_rate
+            if num_gathered >= num_samples:
+                yield _join(pieces), sample_rate
+                pieces, num_gathered = [], 0
+        if pieces:
+            yield _join(pieces), sample_rate
+
     def _note(self, error: Exception) -> None:
         self._lacks_memory = self._lacks_memory or isinstance(error, MemoryError)
         self._has_damage = True
@@ -223,6 +245,14 @@ class ContainerDecoder:
     def _cut(self, block: Float32Array) -> Iterator[Float32Array]:
         for start in range(0, len(block), self.sample_rate):
             yield block[start : start + self.sample_rate]
+
+
+def _kind(samples: Samples) -> tuple[np.dtype[Any], int]:
+    return samples.dtype, samples.shape[1]
+
+
+def _join(pieces: list[Samples]) -> Samples:
+    return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
 
 
 def _open(source: ByteSource, container: str) -> InputContainer:

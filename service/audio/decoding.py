@@ -20,6 +20,8 @@ from service.audio.wav_header import read_plain_header
 Float32Array = npt.NDArray[np.float32]
 
 _CHUNK_BYTES = 65_536
+_GATHER_SECONDS = 0.25
+"""Nobody waits for the first frame of a file. More at once gains little, and would lose more before a broken sample."""
 _LOSSLESS = frozenset({"PCM_U8", "PCM_S8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE"})
 
 
@@ -113,7 +115,7 @@ def open_audio(file: BinaryIO, *, channel: int | None) -> AudioFile:
             return AudioFile(decoder, container)
     is_seekable = container == "caf" or (container == "mp4" and _has_index_last(file, start))
     source = _SeekableSource(file, start) if is_seekable else _OrderedSource(file, start)
-    return AudioFile(ContainerDecoder(source, container, channel=channel), container)
+    return AudioFile(ContainerDecoder(source, container, channel=channel, at_once=_GATHER_SECONDS), container)
 
 
 def _is_for_libsndfile(file: BinaryIO, start: int) -> bool:
