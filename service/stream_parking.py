@@ -53,6 +53,8 @@ from service.streaming.driver import Demand, StreamDriver
 A = TypeVar("A", bound=Message)
 
 MAX_TOKEN_CHARACTERS = 100
+MAX_ARRIVING = 64
+"""Streams of a worker whose end is on its way, for seconds: they have no place any more, and do not count as kept."""
 RETRY_SECONDS = 1.0
 """A stream is kept for a limited time, and a worker that was busy may answer at once."""
 
@@ -83,6 +85,7 @@ class StreamParking:
         self._keeper = keeper
         self._seconds = keep_seconds
         self._kept: dict[str, _Kept] = {}
+        self._arriving: set[str] = set()
         keeper.desk.add(DESCRIBE_STREAM, self._describe)
         keeper.desk.add(GIVE_STREAM, self._give)
         keeper.desk.add(RELEASE_STREAM, self._release)
@@ -105,15 +108,24 @@ class StreamParking:
         """See `Resumption`."""
         self._kept[token] = _Kept(token, driver, owner)
 
+    def expect(self, token: str) -> bool:
+        """See `Resumption`."""
+        if len(self._arriving) >= MAX_ARRIVING:
+            return False
+        self._arriving.add(token)
+        return True
+
     def hold(self, token: str) -> None:
         """See `Resumption`."""
-        if (kept := self._kept.get(token)) and not kept.num_going and kept.expiry is None:
+        self._arriving.discard(token)
+        if (kept := self._own(token)) and not kept.num_going and kept.expiry is None:
             kept.expiry = asyncio.get_running_loop().call_later(self._seconds, self._expire, kept)
             self._keeper.tell(PARK_STREAM, ParkedStream(token=token))
 
     def drop(self, token: str) -> None:
         """See `Resumption`."""
-        if kept := self._kept.get(token):
+        self._arriving.discard(token)
+        if kept := self._own(token):
             self._end_wait(kept)
             self._remove(kept)
 
@@ -194,6 +206,11 @@ class StreamParking:
             return None
         return kept
 
+    def _own(self, token: str) -> _Kept | None:
+        """Return the stream that began with a token, and not one that has it for its alias."""
+        kept = self._kept.get(token)
+        return kept if kept is not None and kept.token == token else None
+
     def _drop_oldest(self, _asker: int, question: ParkedStream) -> Nothing:
         if (kept := self._kept.get(question.token)) and kept.expiry is not None:
             self._expire(kept)
@@ -262,6 +279,10 @@ class OwnParking:
     def watch(self, token: str, driver: StreamDriver) -> None:
         """See `Resumption`."""
         self._parking.watch(token, driver, self._owner)
+
+    def expect(self, token: str) -> bool:
+        """See `Resumption`."""
+        return self._parking.expect(token)
 
     def hold(self, token: str) -> None:
         """See `Resumption`."""

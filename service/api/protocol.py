@@ -108,7 +108,10 @@ class LingeringWebSocket(WebSocketsSansIOProtocol):
     async def run_asgi(self) -> None:
         """Run the application; see uvicorn."""
         await super().run_asgi()
-        if not self.disconnected and self.transport.get_write_buffer_size():
+        self._cut_off_later()
+
+    def _cut_off_later(self) -> None:
+        if self._cut_off is None and not self.disconnected and self.transport.get_write_buffer_size():
             self._cut_off = self.loop.call_later(LINGER_SECONDS, self.transport.abort)
 
     async def send(self, message: ASGISendEvent) -> None:
@@ -118,10 +121,13 @@ class LingeringWebSocket(WebSocketsSansIOProtocol):
         if CONFIRMATION in message:
             self._confirmation = cast("dict[str, asyncio.Future[bool]]", message)[CONFIRMATION]
         await super().send(message)
-        if self.conn.close_rcvd is not None and not self.close_sent:
-            self._confirm(is_there=True)  # the client was first to close: ours is not sent any more
+        if CONFIRMATION in message and not self.close_sent and self.conn.close_rcvd is not None:
+            self._judge_close()  # the client was first to close: ours is not sent any more
         if self.close_sent:
+            if self._is_flooded:
+                self._confirm(is_there=True)  # nothing is read any more, and nobody is waited for
             self._go_on()  # the client's close may be behind what was not parsed yet
+            self._cut_off_later()
 
     def pause_writing(self) -> None:
         """Note that the client does not take what is sent as fast; see uvicorn."""
@@ -186,8 +192,16 @@ class LingeringWebSocket(WebSocketsSansIOProtocol):
 
     def handle_close(self, event: Frame) -> None:
         """Take the client's close; see uvicorn."""
-        self._confirm(is_there=self.close_sent)
+        if self.close_sent:
+            self._judge_close()
         super().handle_close(event)
+
+    def _judge_close(self) -> None:
+        """Say whether the client knows the end: it answers with our code, or closes itself. Any other code says that something
+        went wrong on its way, such as a ping of its that was not answered, and its close has crossed ours."""
+        ours, theirs = self.conn.close_sent if self.close_sent else None, self.conn.close_rcvd
+        is_answer = theirs is not None and ours is not None and theirs.code == ours.code
+        self._confirm(is_there=is_answer or (theirs is not None and theirs.code in (1000, 1001, 1005)))
 
     def _confirm(self, *, is_there: bool) -> None:
         if self._confirmation is not None and not self._confirmation.done():

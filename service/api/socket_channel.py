@@ -52,7 +52,9 @@ class SocketChannel:
         await self._send({"type": "websocket.close", "code": code, "reason": reason, CONFIRMATION: self._confirmation})
 
     async def has_arrived(self) -> bool:
-        """See `Channel`. The client's own close answers ours."""
+        """See `Channel`. The client's own close answers ours; one that took nothing before takes no close either."""
+        if self._is_stuck:
+            return False
         with suppress(TimeoutError):
             async with asyncio.timeout(CONFIRM_SECONDS):
                 return await self._confirmation

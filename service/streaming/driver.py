@@ -56,6 +56,10 @@ class Resumption(Protocol):
         """Its connection broke: keep it for a while, then call `StreamDriver.forget`."""
         ...
 
+    def expect(self, token: str) -> bool:
+        """It has ended, and its end is on its way: `hold` or `drop` follows. False where too many are: it is kept no longer."""
+        ...
+
     def drop(self, token: str) -> None:
         """It has ended in good order."""
         ...
@@ -192,12 +196,13 @@ class StreamDriver:
         is_closed = self._writer.done() and not self._writer.cancelled() and self._writer.exception() is None
         is_left = self._reader.done() and not self._reader.cancelled() and isinstance(self._reader.exception(), OtherSideLeft)
         if self._resumption and self._token and self.session.is_resumable and not is_left:
-            self._is_parked = True
-            self._is_arriving = is_closed
-            self._note_idle()
-            if not is_closed:
-                self._resumption.hold(self._token)
-            return
+            self._is_arriving = is_closed and self._resumption.expect(self._token)
+            if self._is_arriving or not is_closed:
+                self._is_parked = True
+                self._note_idle()
+                if not is_closed:
+                    self._resumption.hold(self._token)
+                return
         if self._resumption and self._token:
             self._resumption.drop(self._token)
         self._perform(self.session.abandon)

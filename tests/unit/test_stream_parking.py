@@ -23,7 +23,7 @@ from service.keeper.link import ASK_SECONDS, Link
 from service.keeper.topics import DESCRIBE_STREAM, GIVE_STREAM, PING, Message, Nothing, Topic
 from service.observer import NullObserver
 from service.settings import Settings
-from service.stream_parking import StreamParking
+from service.stream_parking import MAX_ARRIVING, StreamParking
 from service.streaming.driver import StreamDriver
 from service.streaming.messages import Ready, ServerMessage, Tags
 from tests.support.runners import FakeRunner, level
@@ -130,3 +130,30 @@ async def test_a_stream_that_arrives_too_late_stays_where_it_is_and_is_had_at_th
         assert await here.find(token, "") is None, "it is where it was fetched to, and that one has lost it"
         await keeper.ask_worker(2, PING, Nothing())  # which comes after what the keeper told it
         assert there.num_held == len(keeper.parked) == 0
+
+
+async def test_the_end_of_an_old_connection_does_not_touch_the_stream_that_goes_on(engine: Engine) -> None:
+    keeper = Keeper(SETTINGS)
+    async with worker(keeper, 1) as here:
+        old = await park(engine, here)
+        assert await here.find(old, "") is not None
+        assert await here.fetch(old, "") is not None
+        channel = BrokenChannel()
+        driver = StreamDriver(engine, channel, "id", resumption=here.of(""))
+        await driver.run(QUERY)
+        driver.is_left.set()
+        here.alias(channel.token, old)
+        here.hold(old)
+        here.drop(old)
+        assert here.num_held == len(keeper.parked) == 1
+        assert await here.fetch(channel.token, "") is not None
+
+
+async def test_so_many_ends_are_waited_for_and_no_more() -> None:
+    keeper = Keeper(SETTINGS)
+    async with worker(keeper, 1) as parking:
+        tokens = [parking.make_token() for _ in range(MAX_ARRIVING + 2)]
+        assert [parking.expect(token) for token in tokens] == [True] * MAX_ARRIVING + [False] * 2
+        parking.drop(tokens[0])
+        parking.hold(tokens[1])
+        assert [parking.expect(token) for token in tokens[-2:]] == [True, True]

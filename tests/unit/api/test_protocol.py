@@ -5,13 +5,14 @@ import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+import pytest
 import uvicorn
 from uvicorn.server import ServerState
 from websockets.client import ClientProtocol
 from websockets.frames import Frame, Opcode
 from websockets.uri import parse_uri
 
-from service.api.protocol import CONFIRMATION, SLICE_FRAMES, LingeringWebSocket, lingering_websocket
+from service.api.protocol import CONFIRMATION, FLOOD, SLICE_FRAMES, LingeringWebSocket, lingering_websocket
 
 
 class Receiver:
@@ -81,22 +82,32 @@ async def test_frames_that_come_faster_than_they_may_are_not_read_for_now() -> N
         assert protocol.read_paused
 
 
-CLOSE = Frame(Opcode.CLOSE, (1000).to_bytes(2, "big")).serialize(mask=True)
+def closing(code: int) -> bytes:
+    return Frame(Opcode.CLOSE, code.to_bytes(2, "big")).serialize(mask=True)
 
 
-async def close(receiver: Receiver) -> asyncio.Future[bool]:
+async def close(receiver: Receiver, code: int = 1000) -> asyncio.Future[bool]:
     confirmation: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-    await receiver.send({"type": "websocket.close", "code": 1000, CONFIRMATION: confirmation})  # type: ignore[operator]
+    await receiver.send({"type": "websocket.close", "code": code, CONFIRMATION: confirmation})  # type: ignore[operator]
     return confirmation
 
 
-async def test_a_close_is_confirmed_by_the_close_of_the_client() -> None:
+@pytest.mark.parametrize(
+    ("ours", "theirs", "is_there"),
+    [
+        (1000, 1000, True),
+        (4408, 4408, True),
+        (4408, 1001, True),
+        (1000, 1011, False),  # a library that has waited for its pong in vain, say
+    ],
+)
+async def test_a_close_is_confirmed_by_the_close_of_a_client_that_is_well(ours: int, theirs: int, *, is_there: bool) -> None:
     async with connected(lingering_websocket(max_messages_per_second=100)) as (receiver, _, client):
-        confirmation = await close(receiver)
+        confirmation = await close(receiver, ours)
         client.sendall(block(1))  # what was on its way
         assert not confirmation.done()
-        client.sendall(CLOSE)
-        assert await confirmation
+        client.sendall(closing(theirs))
+        assert await confirmation == is_there
 
 
 async def test_a_close_is_not_confirmed_by_a_client_that_is_gone() -> None:
@@ -106,8 +117,16 @@ async def test_a_close_is_not_confirmed_by_a_client_that_is_gone() -> None:
         assert not await confirmation
 
 
-async def test_a_client_that_closes_first_knows_the_end() -> None:
+@pytest.mark.parametrize(("code", "is_there"), [(1000, True), (1001, True), (1011, False)])
+async def test_a_client_that_closes_first_and_is_well_wants_no_end(code: int, *, is_there: bool) -> None:
     async with connected(lingering_websocket(max_messages_per_second=100)) as (receiver, _, client):
-        client.sendall(CLOSE)
+        client.sendall(closing(code))
         assert (await receiver.receive())["type"] == "websocket.disconnect"  # type: ignore[operator]
-        assert await close(receiver)
+        assert await (await close(receiver)) == is_there
+
+
+async def test_nobody_waits_for_a_client_that_is_not_read_any_more() -> None:
+    async with connected(lingering_websocket(max_messages_per_second=0.001)) as (receiver, _, client):
+        client.sendall(b"".join(Frame(Opcode.PONG, b"").serialize(mask=True) for _ in range(100)))
+        assert FLOOD in await receiver.receive()  # type: ignore[operator]
+        assert await close(receiver, 4429)

@@ -19,7 +19,7 @@ from service.keeper.keeper import Keeper
 from service.keeper.topics import FETCH_STREAM, StreamToken
 from service.observer import NullObserver
 from service.settings import Settings
-from service.stream_parking import OwnParking, StreamParking
+from service.stream_parking import MAX_ARRIVING, OwnParking, StreamParking
 from service.streaming.driver import StreamDriver
 from service.streaming.messages import ErrorMessage, EventMessage, Ready, ServerMessage, Summary, Tags
 from service.streaming.outbox import MAX_OUTBOX
@@ -347,4 +347,22 @@ async def test_a_server_that_goes_away_lets_a_stream_arrive_that_is_on_its_way(e
     assert [message.type for message in channel.sent[1:]] == ["tags", "event", "going_away", "event"]
     assert channel.closed == [1001]
     parking.close()
+    await keeper.close()
+
+
+async def test_of_too_many_ends_on_their_way_none_is_waited_for(engine: Engine) -> None:
+    keeper = LocalKeeper(Keeper(engine.settings))
+    parking = StreamParking(keeper, keep_seconds=30)
+    await keeper.start()
+    others = [parking.make_token() for _ in range(MAX_ARRIVING)]
+    assert all(parking.expect(token) for token in others)
+    channel = ListChannel(SECOND, '{"type": "stop"}')
+    channel.confirms_close = False
+    driver = StreamDriver(engine, channel, "id", resumption=parking.of(""))
+    await driver.run(RAW)
+    driver.is_left.set()
+    await driver.wait_arrived()
+    assert isinstance(channel.sent[0], Ready)
+    assert await parking.find(channel.sent[0].resume_token or "", "") is None
+    assert parking.num_held == 0
     await keeper.close()
