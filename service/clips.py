@@ -207,7 +207,7 @@ async def answer_clip(
         ServiceError: See `score_clip`.
         InvalidParameter: The timeline is too long for one answer.
     """
-    tags = ClipTags(clip.plan)
+    tags = ClipTags(clip.plan, per_window=timeline)
     windows: list[WindowItem] = []
     num_tags = 0
     async for window in clip.windows:
@@ -222,7 +222,7 @@ async def answer_clip(
 
 
 def add_window(engine: Engine, tags: ClipTags, window: ScoredWindow) -> tuple[Tag, ...]:
-    """Let a clip's tags take a window, and say how long that took; return the window's own tags."""
+    """Let a clip's tags take a window, and say how long that took; return the window's own tags where they are wanted."""
     started = engine.clock()
     items = tags.add(window)
     ended = engine.clock()

@@ -103,17 +103,19 @@ class ClipTags:
 
     Args:
         plan: What is wanted.
+        per_window: Whether the tags of each window are wanted, too.
     """
 
-    def __init__(self, plan: ClipPlan) -> None:
+    def __init__(self, plan: ClipPlan, *, per_window: bool) -> None:
         self._plan = plan
+        self._per_window = per_window
         self._scores = Aggregate(plan.aggregation)
         self._embedding = Aggregate("mean")
         self._detector = EventDetector(plan.grid.window_samples, plan.thresholds) if plan.thresholds else None
         self._events: list[Event] = []
 
     def add(self, window: ScoredWindow) -> tuple[Tag, ...]:
-        """Take the next window; return its own tags."""
+        """Take the next window; return its own tags, none where they are not wanted."""
         plan, span = self._plan, window.span
         scores = window.scores.scores
         if plan.function is not None:
@@ -123,7 +125,7 @@ class ClipTags:
             self._embedding.add(window.scores.embedding, len(span))
         if self._detector:
             self._keep(self._detector.add(span.start, span.end, window.scores.scores))
-        return plan.selector.select(scores)
+        return plan.selector.select(scores) if self._per_window else ()
 
     def result(self, num_samples: int) -> ClipResult:
         """Return the answer; called once, after the last window."""

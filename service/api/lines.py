@@ -25,7 +25,7 @@ async def answer_lines(
         first: Its first window, which was awaited before the answer's head was sent.
         on_error: Is told of that error.
     """
-    tags = ClipTags(clip.plan)
+    tags = ClipTags(clip.plan, per_window=True)
     window: ScoredWindow | None = first
     try:
         while window is not None:

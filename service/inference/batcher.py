@@ -265,7 +265,8 @@ class Batcher:
             for timer in (window.alarm, window.promotion):
                 if timer is not None:
                     timer.cancel()
-            if self._thread.discard(entry):
+            has_left = window.answer.cancelled() or not window.answer.done()
+            if has_left and self._thread.discard(entry):
                 self._observer.windows_dropped(self._spec.name, "left", 1)
                 self._observer.queue_depth(self._spec.name, self.depth)
 

@@ -74,7 +74,7 @@ class Listener(Protocol[W_contra]):
     """Who is told what happened. Every call comes from a thread of the model's and must return at once, without an error."""
 
     def run_started(self) -> None:
-        """The runner is busy now: it is time for `ModelThread.stage_upcoming`."""
+        """The runner is busy now, and windows are copied ahead: it is time for `ModelThread.stage_upcoming`."""
 
     def run_finished(self, windows: tuple[W_contra, ...], output: ModelOutput | None, run: Run) -> None:
         """A batch was scored, row i for window i; no output means that the model failed on it."""
@@ -120,9 +120,10 @@ class ModelThread(Generic[W]):
 
     @property
     def depth(self) -> int:
-        """How many windows wait for the runner."""
-        with self._changed:
-            return len(self._queue)
+        """How many windows wait for the runner, but for those that an idle lane is about to take. Asked often, so without the
+        lock: it is exact while nothing changes."""
+        num_idle = self._num_alive - len(self._running)
+        return max(0, len(self._queue) - max(0, num_idle))
 
     @property
     def is_stopping(self) -> bool:
@@ -164,7 +165,8 @@ class ModelThread(Generic[W]):
         """Give places back."""
         with self._changed:
             self._queue.release(grant)
-            self._changed.notify_all()
+            if len(self._queue):  # the places may have been waited for
+                self._changed.notify_all()
 
     def push(self, entry: Entry[W]) -> bool:
         """Let a window wait for the runner; False when it is stopping and takes no more."""
@@ -192,9 +194,7 @@ class ModelThread(Generic[W]):
                 self._queue.promote(entry)
 
     def stage_upcoming(self) -> None:
-        """Copy what will probably run next, while the runner works, where anything is copied ahead."""
-        if not self._staging.copies_ahead:
-            return
+        """Copy what will probably run next, while the runner works."""
         with self._changed:
             for entry in self._queue.upcoming(self._max_batch_size):
                 self._staging.stage(entry.item)
@@ -322,7 +322,8 @@ class ModelThread(Generic[W]):
                     self._changed.wait()
 
     def _run(self, lane: int, batch: Batch[W]) -> None:
-        self._listener.run_started()
+        if self._staging.copies_ahead:
+            self._listener.run_started()
         embedding = any(window.embedding for window in batch.windows)
         output: ModelOutput | None = None
         with self._changed:

@@ -147,6 +147,7 @@ class WindowQueue(Generic[T]):
     _parked: dict[Priority | Grant, _Places[T]] = field(init=False)
     _held: dict[Priority, int] = field(init=False)
     _batches_without: dict[Priority, int] = field(init=False)
+    _num_waiting: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
         if self.capacity < 1:
@@ -158,8 +159,8 @@ class WindowQueue(Generic[T]):
         self._batches_without = dict.fromkeys(_LATER, 0)
 
     def __len__(self) -> int:
-        """How many windows wait, in line or for a place."""
-        return sum(map(len, self._lines.values())) + sum(map(len, self._parked.values()))
+        """How many windows wait, in line or for a place. Counted, so that any thread may ask."""
+        return self._num_waiting
 
     # Places
 
@@ -209,6 +210,7 @@ class WindowQueue(Generic[T]):
         """Let a window join its line, or wait for a place first."""
         if entry.grant is not None and entry.grant.released:
             entry.grant = None
+        self._num_waiting += 1
         self._park(entry)
         self._seat_parked(entry.grant)
 
@@ -220,10 +222,11 @@ class WindowQueue(Generic[T]):
         if parked is not None and parked.pop(key, None) is not None:
             if not parked:
                 del self._parked[owner]
-            return True
-        if not self._lines[entry.priority].leave(entry):
+        elif self._lines[entry.priority].leave(entry):
+            self._leave(entry)
+        else:
             return False
-        self._leave(entry)
+        self._num_waiting -= 1
         return True
 
     def promote(self, entry: Entry[T]) -> bool:
@@ -268,6 +271,7 @@ class WindowQueue(Generic[T]):
                 if entry is None:
                     break
                 line.leave(entry)
+                self._num_waiting -= 1
                 self._leave(entry)
                 is_late = entry.deadline is not None and now + self.run_seconds > entry.deadline
                 (expired if is_late else batch).append(entry)

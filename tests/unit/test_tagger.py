@@ -82,7 +82,7 @@ async def test_a_short_clip_is_one_partial_window(runner, batcher, executor):
 async def test_the_answer_is_the_mean_weighed_by_the_sound_in_each_window(runner, batcher, executor):
     plan = make_plan(runner, hop=WINDOW, embedding=True)
     reader, windows = scoring(batcher, executor, plan, [level(1, 16_000), level(2, 8000)])
-    tags = ClipTags(plan)
+    tags = ClipTags(plan, per_window=False)
     async for window in windows:
         tags.add(window)
     result = tags.result(reader.num_samples)
@@ -96,7 +96,7 @@ async def test_the_answer_is_the_mean_weighed_by_the_sound_in_each_window(runner
 async def test_functions_apply_to_the_logits_of_each_window(runner, batcher, executor):
     plan = make_plan(runner, function="softmax")
     reader, windows = scoring(batcher, executor, plan, [level(1, 16_000)])
-    tags = ClipTags(plan)
+    tags = ClipTags(plan, per_window=False)
     async for window in windows:
         tags.add(window)
     assert sum(tag.score for tag in tags.result(reader.num_samples).tags) == pytest.approx(1, abs=1e-5)
@@ -107,7 +107,7 @@ async def test_events_are_those_of_the_windows(runner, batcher, executor):
     thresholds = make_thresholds(runner.spec, EventConfig(), selector)
     plan = ClipPlan(spec=runner.spec, grid=Grid(WINDOW, WINDOW), selector=selector, thresholds=thresholds)
     reader, windows = scoring(batcher, executor, plan, blocks(1, 3, 3, 1))
-    tags = ClipTags(plan)
+    tags = ClipTags(plan, per_window=False)
     async for window in windows:
         tags.add(window)
     (event,) = tags.result(reader.num_samples).events

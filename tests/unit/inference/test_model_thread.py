@@ -211,3 +211,28 @@ def test_every_window_gets_its_own_answer_or_a_failure_however_many_lanes_there_
         assert runner.closed
 
     asyncio.run(run())
+
+
+async def test_a_window_waits_only_where_no_lane_is_about_to_take_it() -> None:
+    class Depths(NullObserver):
+        def __init__(self) -> None:
+            self.told: list[int] = []
+
+        def queue_depth(self, model: str, num_windows: int) -> None:
+            self.told.append(num_windows)
+
+    runner, depths = FakeRunner(batch_sizes=(1,), num_lanes=2), Depths()
+    batcher = make_batcher(runner, observer=depths)
+    batcher.start()
+    runner.hold()
+    tasks = [asyncio.ensure_future(batcher.submit(level(1, 500), priority=LIVE)) for _ in range(2)]
+    await asyncio.to_thread(runner.wait_for_runs, 2)
+    assert depths.told == [0, 0]
+    tasks += [asyncio.ensure_future(batcher.submit(level(1, 500), priority=LIVE)) for _ in range(3)]
+    while len(depths.told) < 5:  # noqa: ASYNC110
+        await asyncio.sleep(0)
+    assert depths.told == [0, 0, 1, 2, 3]
+    runner.release()
+    await asyncio.gather(*tasks)
+    assert depths.told[-1] == batcher.depth == 0
+    await batcher.stop()
