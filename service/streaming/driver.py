@@ -238,7 +238,7 @@ class StreamDriver:
         self._perform(self.session.abandon)
 
     def _note_idle(self) -> None:
-        if self._is_parked and (self.session.is_closed or not self.session.has_windows):
+        if self._is_parked and not self.session.has_windows:
             self._idle.set()
 
     def drain(self) -> None:

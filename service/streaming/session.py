@@ -125,8 +125,8 @@ class StreamSession:
 
     @property
     def has_windows(self) -> bool:
-        """Whether a window is not answered yet."""
-        return self._sound is not None and self._sound.has_windows
+        """Whether a window is to be answered yet; none is once the stream is closed."""
+        return self._sound is not None and self._sound.has_windows and not self.is_closed
 
     @property
     def received_seconds(self) -> float:

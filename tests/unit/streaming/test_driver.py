@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -41,6 +41,21 @@ async def engine() -> AsyncIterator[Engine]:
         engine.catalog.start()
         yield engine
         await engine.close()
+
+
+@pytest.fixture
+async def keeper(engine: Engine) -> AsyncIterator[LocalKeeper]:
+    keeper = LocalKeeper(Keeper(engine.settings))
+    await keeper.start()
+    yield keeper
+    await keeper.close()
+
+
+@pytest.fixture
+def parking(keeper: LocalKeeper) -> Iterator[StreamParking]:
+    parking = StreamParking(keeper, keep_seconds=30)
+    yield parking
+    parking.close()
 
 
 class ListChannel:
@@ -86,6 +101,17 @@ class ListChannel:
 
     async def has_arrived(self) -> bool:
         return self.confirms_close
+
+
+async def run_until_left(engine: Engine, channel: ListChannel, parking: StreamParking) -> tuple[StreamDriver, str]:
+    """Run a stream until its connection is over and nothing is held for it; return it and its token."""
+    driver = StreamDriver(engine, channel, "id", resumption=parking.of(""))
+    await driver.run(RAW)
+    driver.is_left.set()
+    ready = channel.sent[0]
+    assert isinstance(ready, Ready)
+    assert ready.resume_token
+    return driver, ready.resume_token
 
 
 async def test_stop_ends_a_stream_that_waits_for_its_next_frame(engine: Engine) -> None:
@@ -240,72 +266,51 @@ async def test_a_stream_asks_for_its_hop_and_is_refused_what_there_is_not(engine
     blocker.release()
 
 
-async def test_a_stream_that_is_asked_for_in_vain_waits_on(engine: Engine) -> None:
-    keeper = LocalKeeper(Keeper(engine.settings))
-    parking = StreamParking(keeper, keep_seconds=30)
-    await keeper.start()
+async def test_a_stream_that_is_asked_for_in_vain_waits_on(engine: Engine, keeper: LocalKeeper, parking: StreamParking) -> None:
     runner = engine.catalog.get(None).runner
     assert isinstance(runner, FakeRunner)
     runner.hold()
     channel = ListChannel(SECOND, ConnectionResetError())
-    driver = StreamDriver(engine, channel, "id", resumption=parking.of(""))
-    await driver.run(RAW)
-    driver.is_left.set()
-    ready = channel.sent[0]
-    assert isinstance(ready, Ready)
-    assert ready.resume_token
+    _, token = await run_until_left(engine, channel, parking)
     with pytest.raises(Unavailable):  # whoever asks has left before the model has answered
-        await keeper.ask(FETCH_STREAM, StreamToken(token=ready.resume_token, owner=""), seconds=0.01)
+        await keeper.ask(FETCH_STREAM, StreamToken(token=token, owner=""), seconds=0.01)
     assert parking.num_held == 1
     runner.release()
-    assert await parking.fetch(ready.resume_token, "") is not None
+    assert await parking.fetch(token, "") is not None
     assert parking.num_held == 0
-    await keeper.close()
 
 
 @pytest.mark.parametrize("confirms_close", [True, False])
-async def test_a_stream_whose_end_does_not_arrive_is_kept(engine: Engine, *, confirms_close: bool) -> None:
-    keeper = LocalKeeper(Keeper(engine.settings))
-    parking = StreamParking(keeper, keep_seconds=30)
-    await keeper.start()
+async def test_a_stream_whose_end_does_not_arrive_is_kept(
+    engine: Engine, parking: StreamParking, *, confirms_close: bool
+) -> None:
     channel = ListChannel(SECOND, '{"type": "stop"}')
     channel.confirms_close = confirms_close
-    driver = StreamDriver(engine, channel, "id", resumption=parking.of(""))
-    await driver.run(RAW)
-    driver.is_left.set()
+    driver, token = await run_until_left(engine, channel, parking)
     assert (channel.closed, parking.num_held) == ([1000], 0)
     await driver.wait_arrived()
     assert parking.num_held == (0 if confirms_close else 1)
-    assert isinstance(channel.sent[0], Ready)
-    text = await parking.fetch(channel.sent[0].resume_token or "", "")
+    text = await parking.fetch(token, "")
     assert (text is None) == confirms_close
     if text is not None:
         state = load_state(text)
         assert state is not None
         assert state.close == (1000, "done")
-    await keeper.close()
 
 
-async def test_a_stream_that_failed_before_the_model_answered_is_given_at_once(engine: Engine) -> None:
-    keeper = LocalKeeper(Keeper(engine.settings))
-    parking = StreamParking(keeper, keep_seconds=30)
-    await keeper.start()
+async def test_a_stream_that_failed_before_the_model_answered_is_given_at_once(engine: Engine, parking: StreamParking) -> None:
     runner = engine.catalog.get(None).runner
     assert isinstance(runner, FakeRunner)
     runner.hold()
     channel = ListChannel(SECOND, '{"type": "start"}')  # which cannot come now
     channel.confirms_close = False
-    driver = StreamDriver(engine, channel, "id", resumption=parking.of(""))
-    await driver.run(RAW)
-    driver.is_left.set()
+    driver, token = await run_until_left(engine, channel, parking)
     await driver.wait_arrived()
-    assert isinstance(channel.sent[0], Ready)
-    text = await parking.fetch(channel.sent[0].resume_token or "", "")
+    text = await parking.fetch(token, "")
     state = load_state(text or "")
     assert state is not None
     assert state.close == (4400, "protocol")
     runner.release()
-    await keeper.close()
 
 
 class SlowParking(OwnParking):
@@ -322,17 +327,9 @@ class SlowParking(OwnParking):
         return text
 
 
-async def test_a_server_that_goes_away_lets_a_stream_arrive_that_is_on_its_way(engine: Engine) -> None:
-    keeper = LocalKeeper(Keeper(engine.settings))
-    parking = StreamParking(keeper, keep_seconds=30)
-    await keeper.start()
+async def test_a_server_that_goes_away_lets_a_stream_arrive_that_is_on_its_way(engine: Engine, parking: StreamParking) -> None:
     channel = ListChannel(SECOND, ConnectionResetError())
-    driver = StreamDriver(engine, channel, "id", resumption=parking.of(""))
-    await driver.run(RAW)
-    driver.is_left.set()
-    assert isinstance(channel.sent[0], Ready)
-    token = channel.sent[0].resume_token
-    assert token
+    _, token = await run_until_left(engine, channel, parking)
 
     slow = SlowParking(parking)
     channel = ListChannel()
@@ -346,23 +343,14 @@ async def test_a_server_that_goes_away_lets_a_stream_arrive_that_is_on_its_way(e
     assert channel.sent[0].resumed_at == 1.0
     assert [message.type for message in channel.sent[1:]] == ["tags", "event", "going_away", "event"]
     assert channel.closed == [1001]
-    parking.close()
-    await keeper.close()
 
 
-async def test_of_too_many_ends_on_their_way_none_is_waited_for(engine: Engine) -> None:
-    keeper = LocalKeeper(Keeper(engine.settings))
-    parking = StreamParking(keeper, keep_seconds=30)
-    await keeper.start()
+async def test_of_too_many_ends_on_their_way_none_is_waited_for(engine: Engine, parking: StreamParking) -> None:
     others = [parking.make_token() for _ in range(MAX_ARRIVING)]
     assert all(parking.expect(token) for token in others)
     channel = ListChannel(SECOND, '{"type": "stop"}')
     channel.confirms_close = False
-    driver = StreamDriver(engine, channel, "id", resumption=parking.of(""))
-    await driver.run(RAW)
-    driver.is_left.set()
+    driver, token = await run_until_left(engine, channel, parking)
     await driver.wait_arrived()
-    assert isinstance(channel.sent[0], Ready)
-    assert await parking.find(channel.sent[0].resume_token or "", "") is None
+    assert await parking.find(token, "") is None
     assert parking.num_held == 0
-    await keeper.close()
