@@ -7,7 +7,6 @@ import logging
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from importlib.metadata import version
 
 from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
@@ -31,6 +30,7 @@ from service.lifecycle import Lifecycle
 from service.loading import announce_models, load_models, open_models, watch_models
 from service.memory import trim_heaps
 from service.metrics import Metrics
+from service.release import read_version
 from service.reloading import Reloading
 from service.services import Services
 from service.settings import Settings
@@ -125,7 +125,7 @@ def create_app(
     app = FastAPI(
         title="Sonotag",
         summary="Real-time streaming audio tagging",
-        version=version("sonotag"),
+        version=read_version(),
         lifespan=lifespan,
         docs_url=None,  # theirs load scripts from elsewhere; ours is in page.py
         redoc_url=None,

@@ -26,6 +26,7 @@ from service.gpus import GpuReader
 from service.inference.runner import ModelSpec
 from service.metrics_folder import MULTIPROCESS_VARIABLE, set_aside_files
 from service.observer import DecoderFailure, DropReason, Source, Stage, WasteReason
+from service.release import UNKNOWN, read_version
 from service.worker_order import ReplacementCause
 
 STAGES: Final = ("decode", "resample", "queue", "infer", "postprocess")
@@ -232,7 +233,7 @@ class Metrics:
             self._decoder_failures.labels(failure)
         for cause in REPLACEMENT_CAUSES:
             self._workers_replaced.labels(cause)
-        self._build_info.labels(_version_of("sonotag"), platform.python_version(), _onnxruntime_version()).set(1)
+        self._build_info.labels(read_version(), platform.python_version(), _onnxruntime_version()).set(1)
 
     def service_configured(self, *, num_workers: int, max_streams: int, max_lag_seconds: float) -> None:
         """This process is one of `num_workers` and together take `max_streams` streams; said once, before it is ready."""
@@ -406,9 +407,9 @@ def _version_of(distribution: str) -> str:
     try:
         return metadata.version(distribution)
     except metadata.PackageNotFoundError:
-        return "unknown"
+        return UNKNOWN
 
 
 def _onnxruntime_version() -> str:
     versions = (_version_of(name) for name in ("onnxruntime-gpu", "onnxruntime"))
-    return next((version for version in versions if version != "unknown"), "unknown")
+    return next((version for version in versions if version != UNKNOWN), UNKNOWN)

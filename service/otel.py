@@ -12,7 +12,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from importlib.metadata import version
 from typing import Final
 
 from opentelemetry.context import Context
@@ -23,6 +22,7 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.trace import Link, Span, SpanKind, set_span_in_context
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
+from service.release import read_version
 from service.tracing import CURRENT, Headers, Kind, Lap, Trace, Value
 
 MAX_WINDOWS: Final = 100
@@ -41,7 +41,7 @@ class OtelTracer:
 
     def __init__(self, provider: TracerProvider, clock: Callable[[], float]) -> None:
         self._provider = provider
-        self._tracer = provider.get_tracer("sonotag", version("sonotag"))
+        self._tracer = provider.get_tracer("sonotag", read_version())
         self._propagator = TraceContextTextMapPropagator()
         self._clock = clock
 
@@ -130,7 +130,7 @@ def make_tracer(clock: Callable[[], float]) -> OtelTracer:
     Args:
         clock: The engine's.
     """
-    own = {SERVICE_VERSION: version("sonotag")}
+    own = {SERVICE_VERSION: read_version()}
     if not os.environ.get("OTEL_SERVICE_NAME"):
         own[SERVICE_NAME] = "sonotag"
     provider = TracerProvider(resource=Resource.create(own), shutdown_on_exit=False)

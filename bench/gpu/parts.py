@@ -9,7 +9,6 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from importlib import metadata
 from pathlib import Path
 from typing import Final
 
@@ -32,7 +31,7 @@ LEAST_SECONDS: Final = 3.0
 _EXPORT = ("torch", "transformers", "onnx", "onnxscript", "onnxruntime", "pydantic", "soundfile", "safetensors")
 _SERVICE = (
     *("onnxruntime", "pydantic", "soundfile", "fastapi", "fastapi_offline", "uvicorn", "uvloop", "websockets", "soxr", "av"),
-    *("sonotag", "pydantic_settings", "dotenv", "prometheus_client", "python_multipart", "rich", "httpx", "jwt"),
+    *("pydantic_settings", "dotenv", "prometheus_client", "python_multipart", "rich", "httpx", "jwt"),
 )
 
 
@@ -42,7 +41,7 @@ class Part:
 
     Attributes:
         name: Of it and its file.
-        needs: Modules and packages without which it does not run.
+        needs: Modules without which it does not run.
         share: Of the time, against the other parts' shares.
         make_arguments: Returns what comes after the interpreter, for so many seconds.
     """
@@ -86,13 +85,8 @@ def share_time(part: Part, rest: list[Part], seconds: float) -> float:
 
 
 def is_installed(name: str) -> bool:
-    """Return whether there is a module, or else a package, of this name: the service tells its own version from its package."""
-    if importlib.util.find_spec(name) is not None:
-        return True
-    try:
-        return bool(metadata.distribution(name))
-    except metadata.PackageNotFoundError:
-        return False
+    """Return whether there is a module of this name."""
+    return importlib.util.find_spec(name) is not None
 
 
 def run_part(part: Part, folder: Path, seconds: float) -> str | None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-from importlib.metadata import version
 from typing import Any, Final
 
 import pydantic
@@ -17,6 +16,7 @@ from service.api.websocket import BEARER_PROTOCOL
 from service.audio.formats import MAX_RAW_CHANNELS, MAX_SAMPLE_RATE, MIN_SAMPLE_RATE
 from service.errors import ServiceError
 from service.postprocess.event_config import EventConfig
+from service.release import read_version
 from service.streaming import messages
 from service.streaming.messages import CLIENT_MESSAGES, ClientMessage, ServerMessage, Start
 
@@ -89,7 +89,7 @@ def make_document() -> Schema:
         "asyncapi": ASYNCAPI_VERSION,
         "info": {
             "title": "Sonotag live streams",
-            "version": version("sonotag"),
+            "version": read_version(),
             "description": "Real-time streaming audio tagging over a websocket.",
             "license": {"name": "Apache-2.0"},
         },

@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
-from importlib.metadata import version
 from itertools import takewhile
 
 from service.bench.results import ClipStage, StreamStage
@@ -17,6 +16,7 @@ from service.bench.stages import Plan, run_clips_stage, run_streams_stage
 from service.bench.target import ModelFacts, Target
 from service.capacity import Measurement
 from service.machine import count_usable_cores, read_processor_name
+from service.release import read_version
 
 Tell = Callable[[str, float], None]
 """Is told of each stage as it begins, and how many seconds it will take."""
@@ -139,7 +139,7 @@ def run_benchmark(target: Target, plan: Plan, course: Course, tell: Tell = lambd
     live = max(unharmed, key=lambda stage: stage.streams, default=None)
     return ServiceReport(
         measured_at=began,
-        version=version("sonotag"),
+        version=read_version(),
         processor=read_processor_name(),
         cores=count_usable_cores(),
         model=target.describe(),

@@ -8,8 +8,9 @@ import platform
 from importlib import metadata
 
 from service import exit_codes
+from service.release import read_version
 
-_SHOWN = ("sonotag", "onnxruntime-gpu", "onnxruntime", "numpy", "fastapi", "uvicorn", "websockets", "av", "soundfile", "soxr")
+_SHOWN = ("onnxruntime-gpu", "onnxruntime", "numpy", "fastapi", "uvicorn", "websockets", "av", "soundfile", "soxr")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -19,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the versions."""
-    versions: dict[str, str] = {}
+    versions = {"sonotag": read_version()}
     for name in _SHOWN:
         try:
             versions[name] = metadata.version(name)

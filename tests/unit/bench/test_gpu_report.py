@@ -10,7 +10,7 @@ import pytest
 
 from bench.goals import UNMEASURED, Goal
 from bench.gpu.__main__ import run_all, write_report
-from bench.gpu.parts import COST, FLOAT8, RACE, STREAMS, SUBJECT, Part, is_installed, list_parts, run_part, share_time
+from bench.gpu.parts import COST, FLOAT8, RACE, STREAMS, SUBJECT, Part, list_parts, run_part, share_time
 from bench.gpu.rates import Rate, Results, measure
 from bench.gpu.rows import ON_CPU, read_rows
 from bench.gpu.settings import Settings
@@ -146,12 +146,6 @@ def test_what_is_not_asked_for_is_said_and_an_earlier_run_is_forgotten(tmp_path:
     assert reasons[SUBJECT] == reasons[COST] == "no time was left"
     assert not settings.file(RACE).exists()
     assert f"| {GROWTH} | at most 10 % more | {UNMEASURED} (no time was left) |" in write_report(tmp_path, reasons)
-
-
-def test_a_package_counts_as_installed_without_a_module_of_its_name() -> None:
-    assert is_installed("json")
-    assert is_installed("sonotag")
-    assert not is_installed("no_such_thing")
 
 
 def test_one_measurement_that_fails_leaves_its_reason_and_the_others() -> None:
