@@ -15,6 +15,7 @@ from bench.contestants import Absent, Device, Facts, Run
 from bench.transformers_peers import Network, TransformersPeer, dtypes, logits_of, make_network
 from export.checkpoint import Checkpoint
 from export.signals import Batch
+from service.inference.reason import read_reason
 
 MODES = {"cpu": ("default", "max-autotune-no-cudagraphs"), "cuda": ("default", "reduce-overhead", "max-autotune")}
 """Of torch.compile; every attention is tried in the first."""
@@ -141,7 +142,7 @@ def search(
         try:
             milliseconds = time_way(mode, attention)
         except Exception as error:  # noqa: BLE001  (of the compiler and all libraries under it)
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+            reason = read_reason(error)
             trials.append(Trial(mode, attention.name, None, reason))
             return
         trials.append(Trial(mode, attention.name, milliseconds))

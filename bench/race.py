@@ -11,6 +11,7 @@ import numpy as np
 from bench.contestants import Contestant, Run, Scores
 from bench.work import Product
 from export.signals import Batch
+from service.inference.reason import read_reason
 
 MIN_SECONDS = 0.05
 """Of one measurement where nothing else is said: shorter runs are repeated in a row."""
@@ -98,7 +99,7 @@ def run_race(
             scores = run()
             took = _measure(run, 1)
         except Exception as error:  # noqa: BLE001  (of any library; none must end the race)
-            errors[facts.name] = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+            errors[facts.name] = read_reason(error)
             continue
         if facts.is_same_model:
             differences[facts.name] = float(np.abs(scores - expected).max())

@@ -14,6 +14,7 @@ import onnx
 from export.errors import ExportError
 from export.signals import Batch
 from service.inference.providers import CPU, CUDA, create_session
+from service.inference.reason import read_reason
 from service.inference.runner import Provider
 from service.machine import count_usable_cores
 
@@ -45,7 +46,7 @@ class Graph:
         try:
             self._session = create_session(content, provider, num_threads=count_usable_cores())
         except Exception as error:  # its classes have no base of their own
-            raise ExportError(f"onnxruntime refuses the exported graph: {str(error).splitlines()[0]}") from error
+            raise ExportError(f"onnxruntime refuses the exported graph: {read_reason(error)}") from error
         if self._session.get_providers()[0] != (CUDA if provider == "cuda" else CPU):
             raise ExportError(f"onnxruntime cannot use {provider} here")
         self.provider: Provider = provider

@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Final
 
+from service.inference.reason import read_reason
+
 BLOCKS: Final = 5
 """Each number is the median of so many blocks, with the least and the most."""
 
@@ -47,7 +49,7 @@ class Results:
         try:
             yield
         except Exception as error:  # noqa: BLE001  (torch, transformers and onnxruntime share no class of errors)
-            self.notes[name] = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"[:300]
+            self.notes[name] = f"{type(error).__name__}: {read_reason(error)}"
 
     def to_numbers(self) -> dict[str, object]:
         """Return it ready for JSON."""

@@ -20,6 +20,7 @@ from typing import Final
 import onnxruntime
 
 from service.inference.bound_run import BoundSession, Device
+from service.inference.reason import read_reason
 from service.inference.runner import Int16Array, Int64Array, ModelOutput, ModelSpec
 
 logger = logging.getLogger(__name__)
@@ -115,7 +116,7 @@ class CudaLanes:
             self._open(prove, MAX_GRAPH_ROWS)
             return
         except Exception as error:  # noqa: BLE001  (onnxruntime's own classes have no common parent below Exception)
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+            reason = read_reason(error)
         # Out here nothing holds the failed session any more: its memory goes before the next one comes.
         self._mine.session = None
         logger.warning("model %s runs without CUDA graphs, small batches are slower: %s", self._spec.name, reason)

@@ -23,6 +23,7 @@ from service.inference.providers import (
     create_session,
     slow_precisions,
 )
+from service.inference.reason import read_reason
 from service.inference.runner import Int16Array, Int64Array, ModelOutput, ModelSpec, Precision, Provider
 from service.inference.tensorrt import cache_folder, engine_options, order_shapes
 from service.inference.tuning import Way, choose_by_rule
@@ -302,7 +303,7 @@ def _check_graph(session: onnxruntime.InferenceSession, manifest: Manifest, prec
 
 
 def _translate(bundle: Bundle, precision: Precision, provider: Provider, error: Exception) -> BundleError:
-    reason = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+    reason = read_reason(error)
     file = bundle.manifest.precisions[precision].file
     hint = " (SONOTAG_PROVIDER is tensorrt; cuda does without it)" if provider == "tensorrt" else ""
     return BundleError(f"bundle {bundle.manifest.name!r}: onnxruntime cannot run {file} on {provider}: {reason}{hint}")
