@@ -9,10 +9,12 @@ from __future__ import annotations
 import base64
 import contextlib
 import ctypes
+import importlib.util
 import io
 import logging
 import platform
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -20,6 +22,7 @@ import numpy as np
 import onnxruntime
 
 from service.errors import ProviderError
+from service.inference.reason import read_reason
 from service.inference.runner import Precision, Provider
 
 logger = logging.getLogger(__name__)
@@ -45,6 +48,9 @@ CUDA_OPTIONS = {
 _PROBE = base64.b64decode("CAgSADoyCgsKAXgSAXkiA05lZxIBZ1oPCgF4EgoKCAgBEgQKAggBYg8KAXkSCgoICAESBAoCCAFCBAoAEBE=")
 
 _QUIET, _WARNING = 4, 2
+
+_CUDA_LIBRARIES = ("cublasLt", "cublas", "nvrtc", "curand", "cufft", "cudart", "cudnn")
+"""What onnxruntime loads of CUDA, what others need first. Source: `onnxruntime.preload_dlls`."""
 
 
 def choose_provider(wanted: Literal["auto", "cpu", "cuda", "tensorrt"]) -> Provider:
@@ -82,7 +88,7 @@ def find_obstacle(provider: Literal["cuda", "tensorrt"]) -> str | None:
         session = create_session(_PROBE, provider, num_threads=1)
         result = session.run(None, {"x": np.ones(1, np.float32)})[0]
     except Exception as error:  # noqa: BLE001  (onnxruntime's own classes have no common parent below Exception)
-        return _first_line(error)
+        return read_reason(error)
     if session.get_providers()[0] != wanted:
         return _find_library_error(provider) or "onnxruntime gave a session without it and no reason"
     if result[0] != -1:
@@ -165,13 +171,42 @@ def has_nvidia_device() -> bool:
 
 
 def prepare_cuda() -> None:
-    """Load the CUDA libraries of the extra ``cuda``, which lie where the dynamic linker does not look."""
+    """Load the CUDA libraries of the extra ``cuda``, or of torch, which lie where the dynamic linker does not look.
+
+    onnxruntime itself finds them beside itself only, and not where it was installed into another folder than they were, as by
+    ``pip install --target``.
+    """
     if not hasattr(onnxruntime, "preload_dlls"):
         return
+    for library in find_cuda_libraries(_nvidia_folders()):
+        with contextlib.suppress(OSError):  # of another machine's kind; what is missing then, a session says
+            ctypes.CDLL(str(library))
     said = io.StringIO()
     with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said), _quiet():
         onnxruntime.preload_dlls(directory="")
     logger.debug("loading the CUDA libraries: %s", said.getvalue().strip() or "all there")
+
+
+def find_cuda_libraries(folders: Iterable[Path]) -> list[Path]:
+    """Return the CUDA libraries of NVIDIA's packages, in the order in which they must be loaded.
+
+    Args:
+        folders: What Python takes for the package ``nvidia``; the first that has a library counts.
+    """
+    found: dict[str, Path] = {}
+    for folder in folders:
+        for library in sorted(folder.glob("*/lib/lib*.so.*")):
+            if (match := re.fullmatch(r"lib(\w+)\.so\.\d+", library.name)) and match[1] in _CUDA_LIBRARIES:
+                found.setdefault(library.name, library)
+    return sorted(found.values(), key=lambda library: _CUDA_LIBRARIES.index(library.name.removeprefix("lib").partition(".")[0]))
+
+
+def _nvidia_folders() -> list[Path]:
+    try:
+        spec = importlib.util.find_spec("nvidia")
+    except ValueError:  # somebody made a module of that name
+        return []
+    return [] if spec is None else [Path(folder) for folder in spec.submodule_search_locations or ()]
 
 
 def _find_library_error(provider: Literal["cuda", "tensorrt"]) -> str | None:
@@ -184,12 +219,8 @@ def _find_library_error(provider: Literal["cuda", "tensorrt"]) -> str | None:
         where = (
             "the extra sonotag[cuda] brings the CUDA libraries" if provider == "cuda" else "TensorRT 10 is NVIDIA's to install"
         )
-        return f"{_first_line(error)} ({where})"
+        return f"{read_reason(error)} ({where})"
     return None if has_nvidia_device() else "there is no NVIDIA device"
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]
 
 
 @contextlib.contextmanager

@@ -14,6 +14,7 @@ from service.inference.providers import (
     choose_provider,
     create_session,
     cuda_options,
+    find_cuda_libraries,
     find_obstacle,
     has_byte_products,
     has_nvidia_device,
@@ -85,3 +86,19 @@ def test_a_session_on_a_gpu_has_its_part_of_the_memory_and_no_limit_where_none_i
 
 def test_where_the_cpu_cannot_be_asked_its_kind_decides(tmp_path: Path) -> None:
     assert has_byte_products(tmp_path / "missing") is (platform.machine() in ("arm64", "aarch64"))
+
+
+def test_cuda_libraries_are_found_wherever_python_finds_their_packages(tmp_path: Path) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    for file in (
+        *("first/cudnn/lib/libcudnn.so.9", "first/cudnn/lib/libcudnn_ops.so.9", "first/cu13/lib/libcusparse.so.12"),
+        *("second/cu13/lib/libcublas.so.13", "second/cu13/lib/libcublasLt.so.13", "second/cu13/lib/libcudart.so.13"),
+        *("second/cudnn/lib/libcudnn.so.9", "second/cu13/lib/libcudart_static.a", "second/cu13/lib/libnvrtc.alt.so.13"),
+    ):
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).touch()
+    found = [str(library.relative_to(tmp_path)) for library in find_cuda_libraries([first, second, tmp_path / "none"])]
+    assert found == [
+        *("second/cu13/lib/libcublasLt.so.13", "second/cu13/lib/libcublas.so.13"),
+        *("second/cu13/lib/libcudart.so.13", "first/cudnn/lib/libcudnn.so.9"),
+    ]
