@@ -45,7 +45,15 @@ def run_measurement(
     except SonotagError as error:
         print(f"{name}: {error}", file=sys.stderr)
         return exit_codes.FAILURE
-    if args.output is not None:
-        args.output.write_text(json.dumps(dict(to_numbers(measured)), indent=2) + "\n")
+    write_numbers(args.output, to_numbers(measured))
     print(to_markdown(measured), end="")
     return exit_codes.OK
+
+
+def write_numbers(file: Path | None, numbers: Mapping[str, object]) -> None:
+    """Write a JSON object where a file is given; whoever reads it meanwhile finds the old one or the new one."""
+    if file is None:
+        return
+    beside = file.with_name(f"{file.name}.new")
+    beside.write_text(json.dumps(dict(numbers), indent=2) + "\n")
+    beside.replace(file)

@@ -14,6 +14,8 @@ FFT_BINS = 256
 """Of 257: the Nyquist bin has no mel weight."""
 PRODUCT_SIZES = {"cpu": 2048, "cuda": 8192}
 """Side of the square matrices: large enough that the device is busy with nothing else, small enough for a round."""
+REPEATS = {"cpu": 1, "cuda": 20}
+"""Products in a row: on a GPU one takes a thousandth of a second or two, of which starting and waiting would be a part."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +87,9 @@ class Product:
         """Of one product."""
         return 2 * self.size**3
 
-    def measure(self, repeats: int = 1) -> float:
-        """Return operations a second, over some products in a row."""
+    def measure(self, repeats: int | None = None) -> float:
+        """Return operations a second, over some products in a row (`REPEATS`)."""
+        repeats = repeats or REPEATS["cuda" if self._is_cuda else "cpu"]
         if self._is_cuda:
             torch.cuda.synchronize()
         began = time.perf_counter()

@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Final
 
 from bench.gpu.settings import Settings
+from service.inference.reason import read_reason
 
-SUBJECT, RACE, STREAMS, COST, FLOAT8, WAYS, PROCESSES = (
+MACHINE, SUBJECT, RACE, STREAMS, COST, FLOAT8, WAYS, PROCESSES = (
+    "machine",
     "subject",
     "race",
     "streams",
@@ -28,6 +30,7 @@ THROUGHPUT: Final = "throughput"
 END_SECONDS: Final = 20.0
 """For a part that is told to end: it may have a service to end."""
 LEAST_SECONDS: Final = 3.0
+_LOOK = ("torch", "onnxruntime", "pydantic")
 _EXPORT = ("torch", "transformers", "onnx", "onnxscript", "onnxruntime", "pydantic", "soundfile", "safetensors")
 _SERVICE = (
     *("onnxruntime", "pydantic", "soundfile", "fastapi", "fastapi_offline", "uvicorn", "uvloop", "websockets", "soxr", "av"),
@@ -53,27 +56,31 @@ class Part:
 
 
 def list_parts(settings: Settings) -> list[Part]:
-    """Return what to run, what most goals are about first."""
+    """Return what to run, what most goals are about first.
 
-    def own(name: str, share: float, spare: float = 0.0) -> Part:
+    What the others stand on has more of the time than it needs: what is left of it goes to them.
+    """
+
+    def own(name: str, share: float, spare: float = 0.0, needs: tuple[str, ...] = _EXPORT) -> Part:
         def arguments(seconds: float) -> tuple[str, ...]:
-            own_flags = () if name == SUBJECT else ("--seconds", str(max(1.0, seconds - spare)))
+            own_flags = () if name in (MACHINE, SUBJECT) else ("--seconds", str(max(1.0, seconds - spare)))
             file = settings.file(name)
             return ("-m", f"bench.gpu.{name}", *settings.subject_flags(), *own_flags, "--output", str(file))
 
-        return Part(name, _EXPORT, share, arguments)
+        return Part(name, needs, share, arguments)
 
     throughputs = [
         Part(f"{THROUGHPUT}-{workers}", _SERVICE, 50, partial(settings.throughput, workers))
         for workers in settings.throughput_workers
     ]
     return [
-        own(SUBJECT, 90),
-        own(RACE, 100, spare=30),
+        own(MACHINE, 100, needs=_LOOK),
+        own(SUBJECT, 300),
+        own(RACE, 110, spare=30),
         Part(STREAMS, _SERVICE, 190, settings.streams),
         *throughputs,
+        own(FLOAT8, 30),
         Part(COST, _SERVICE, 60, settings.cost),
-        own(FLOAT8, 25),
         own(WAYS, 50),
         own(PROCESSES, 40),
     ]
@@ -117,8 +124,10 @@ def run_part(part: Part, folder: Path, seconds: float) -> str | None:
             raise
     if file.is_file():
         return None
-    lines = [line for line in log.read_text().splitlines() if line.strip()]
-    return lines[-1].strip()[:300] if lines else f"exit code {process.returncode}"
+    lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    if process.returncode < 0:  # a crash in a library has no last words of its own
+        lines.append(f"ended by {signal.Signals(-process.returncode).name}" + (f" after: {lines[-1].strip()}" if lines else ""))
+    return read_reason(RuntimeError(lines[-1])) if lines else f"exit code {process.returncode}"
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import sys
 import time
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
 
 import torch
 
-from bench.command import run_measurement
+from bench.command import run_measurement, write_numbers
 from bench.contestants import Absent, Contestant, Device, Facts
 from bench.gpu.settings import EAGER, add_flags
 from bench.gpu.subject import Subject, read_subject
@@ -55,35 +56,35 @@ class GpuRaces:
         return asdict(self) | {"work": asdict(self.work) | {"exported": self.work.exported, "encoder": self.work.encoder}}
 
 
-def run_races(subject: Subject, seconds: float) -> GpuRaces:
+def run_races(subject: Subject, seconds: float, keep: Callable[[GpuRaces], None] = lambda measured: None) -> GpuRaces:
     """Let all run, one batch size after the other, until the time is up.
 
     Args:
         subject: Ours, and the checkpoint that the others run.
         seconds: After which no other batch size is begun.
+        keep: Is given what is known after each batch size: who ends the program then has that.
     """
     began = time.perf_counter()
     checkpoint = load_checkpoint(str(subject.source))
     found = gather(subject, checkpoint)
     contestants = [one for one in found if not isinstance(one, Absent)]
     product = Product(subject.device)
-    races: list[Race] = []
-    left_out = []
-    for rows in subject.batches:
-        if races and time.perf_counter() - began > seconds:
-            left_out.append(rows)
-            continue
-        print(f"batch {rows} ...", file=sys.stderr, flush=True)
-        races.append(run_race(contestants, Batch(*subject.windows(rows)), subject.expected(rows), product, ROUNDS))
-    return GpuRaces(
+    measured = GpuRaces(
         tolerance=subject.tolerance,
         work=count_work(checkpoint.architecture),
         product_size=product.size,
         facts=tuple(contestant.facts for contestant in contestants),
         absent=tuple(one for one in found if isinstance(one, Absent)),
-        races=tuple(races),
-        left_out=tuple(left_out),
+        left_out=subject.batches,
     )
+    for place, rows in enumerate(subject.batches):
+        if place and time.perf_counter() - began > seconds:
+            break
+        print(f"batch {rows} ...", file=sys.stderr, flush=True)
+        race = run_race(contestants, Batch(*subject.windows(rows)), subject.expected(rows), product, ROUNDS)
+        measured = replace(measured, races=(*measured.races, race), left_out=subject.batches[place + 1 :])
+        keep(measured)
+    return measured
 
 
 def gather(subject: Subject, checkpoint: Checkpoint) -> list[Contestant | Absent]:
@@ -135,7 +136,9 @@ def main() -> int:
     torch.set_grad_enabled(False)
     return run_measurement(
         "bench.gpu.race",
-        lambda args: run_races(read_subject(args), args.seconds),
+        lambda args: run_races(
+            read_subject(args), args.seconds, lambda measured: write_numbers(args.output, measured.to_numbers())
+        ),
         seconds=120.0,
         to_numbers=lambda measured: measured.to_numbers(),
         to_markdown=to_markdown,

@@ -81,6 +81,7 @@ class Settings:
             *("-m", "service", "bench", "--provider", self.device, "--bundles", self._bundle),
             *("--workers", str(self.stream_workers), "--slo", "0.5", "--hop", "1", "--seconds", "5" if is_gpu else "1"),
             *("--clients", "0", "--idle-streams", "50", *limits, "--max-seconds", f"{search:.0f}"),
+            *("--generators", str(self.stream_workers)),  # a generator that is late breaks the objective, too
             *("--no-save", "--markdown", "--output", str(self.file("streams"))),
         )
 

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
 from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
 from bench.goals import UNMEASURED, Goal
-from bench.gpu.__main__ import run_all, write_report
-from bench.gpu.parts import COST, FLOAT8, RACE, STREAMS, SUBJECT, Part, list_parts, run_part, share_time
+from bench.gpu.__main__ import REPORT_FILE, find_results, run_all, write_report
+from bench.gpu.parts import COST, FLOAT8, MACHINE, RACE, STREAMS, SUBJECT, WAYS, Part, list_parts, run_part, share_time
 from bench.gpu.rates import Rate, Results, measure
 from bench.gpu.rows import ON_CPU, read_rows
 from bench.gpu.settings import Settings
+from service import exit_codes
 from tests.support.bench_reports import make_report, make_stage
+from tests.support.shared import REPOSITORY
 
 GROWTH = "cost of one more stream, from 10 to 1,000"
 
@@ -134,6 +139,8 @@ def test_a_part_says_why_it_has_no_result(tmp_path: Path) -> None:
     assert run_part(part(""), tmp_path, 1.0) == "no time was left"
     assert run_part(part("raise ValueError('no such operator')"), tmp_path, 10.0) == "ValueError: no such operator"
     assert run_part(part("raise SystemExit(3)"), tmp_path, 10.0) == "exit code 3"
+    crash = "import os, sys; print('batch 8', file=sys.stderr, flush=True); os.kill(os.getpid(), 11)"
+    assert run_part(part(crash), tmp_path, 10.0) == "ended by SIGSEGV after: batch 8"
     writes = f"open({str(tmp_path / 'part.json')!r}, 'w').write('{{}}')"
     assert run_part(part(writes), tmp_path, 10.0) is None
 
@@ -143,9 +150,43 @@ def test_what_is_not_asked_for_is_said_and_an_earlier_run_is_forgotten(tmp_path:
     settings = Settings("cuda", "base", (1,), tmp_path)
     reasons = run_all(settings, 0.0, (COST,))
     assert reasons[RACE] == "not asked for by --parts"
-    assert reasons[SUBJECT] == reasons[COST] == "no time was left"
+    assert reasons[MACHINE] == "no time was left"
+    assert reasons[SUBJECT] == reasons[COST] == "no machine: no time was left"
     assert not settings.file(RACE).exists()
-    assert f"| {GROWTH} | at most 10 % more | {UNMEASURED} (no time was left) |" in write_report(tmp_path, reasons)
+    assert f"| {GROWTH} | at most 10 % more | {UNMEASURED} (no machine: no time was left) |" in write_report(tmp_path, reasons)
+
+
+def test_a_run_that_is_resumed_keeps_what_is_there_and_is_not_asked_for_anew(tmp_path: Path) -> None:
+    write_run(tmp_path)
+    settings = Settings("cuda", "base", (1,), tmp_path)
+    assert find_results(settings) == set()  # the model is gone
+    (tmp_path / "bundle").mkdir()
+    assert find_results(Settings("cuda", "tiny", (1,), tmp_path)) == set()
+    settings.file(MACHINE).write_text(json.dumps({"summary": "NVIDIA H100; 16 cores"}))
+    reasons = run_all(settings, 0.0, (STREAMS, FLOAT8), resume=True)
+    assert {name: reasons.get(name) for name in (MACHINE, SUBJECT, RACE, STREAMS, FLOAT8, WAYS)} == {
+        **dict.fromkeys((MACHINE, SUBJECT, RACE)),
+        **dict.fromkeys((STREAMS, FLOAT8), "no time was left"),
+        WAYS: "not asked for by --parts",
+    }
+    assert settings.file(RACE).is_file()
+    assert not settings.file(STREAMS).exists()
+    assert "1.15 times" in write_report(tmp_path, reasons)
+    assert (tmp_path / REPORT_FILE).read_text().startswith("NVIDIA H100; 16 cores.\n\n| goal |")
+
+
+def test_a_run_that_is_told_to_end_prints_the_table(tmp_path: Path) -> None:
+    """The first part would look at the machine for seconds; it is told as soon as it has begun."""
+    options = ["--device", "cpu", "--size", "smallest", "--folder", str(tmp_path)]
+    command = [sys.executable, "-u", "-m", "bench.gpu", *options]
+    with subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+        assert process.stdout is not None
+        assert any(line == f"## {MACHINE}\n" for line in process.stdout)
+        process.send_signal(signal.SIGTERM)
+        said = process.stdout.read()
+    assert process.returncode == exit_codes.START
+    assert said.count(f"{UNMEASURED} (it was told to end)") >= 8
+    assert (tmp_path / REPORT_FILE).is_file()
 
 
 def test_one_measurement_that_fails_leaves_its_reason_and_the_others() -> None:
