@@ -15,6 +15,7 @@ from service.bench.sounds import make_clips
 from service.bench.stages import Plan, run_clips_stage, run_streams_stage
 from service.bench.target import ModelFacts, Target
 from service.capacity import Measurement
+from service.errors import SonotagError
 from service.machine import count_usable_cores, read_processor_name
 from service.release import read_version
 
@@ -71,6 +72,7 @@ class ServiceReport:
         streams: The stages with live streams, in the order in which they ran.
         clips: The stages with REST clients.
         memory: What a stream costs.
+        failure: Why the search ended before its end, or nothing: what was measured until then still counts.
     """
 
     measured_at: datetime
@@ -85,6 +87,7 @@ class ServiceReport:
     streams: tuple[StreamStage, ...]
     clips: tuple[ClipStage, ...]
     memory: Memory
+    failure: str = ""
 
     def to_document(self) -> dict[str, object]:
         """Return it ready for JSON."""
@@ -117,18 +120,26 @@ def run_benchmark(target: Target, plan: Plan, course: Course, tell: Tell = lambd
     """Run it. Minutes.
 
     Raises:
-        GeneratorError: A load generator failed.
-        TargetError: The service does not answer.
+        GeneratorError: A load generator failed in the first stage.
+        TargetError: The service does not answer there.
     """
     began = datetime.now(UTC).replace(microsecond=0)
     end = time.monotonic() + course.max_seconds
+    model, num_workers = target.describe(), target.count_workers()
     usage = target.read_usage()  # what a burst of clips leaves for some seconds would hide what the streams take
     before = None if usage is None else usage.memory_bytes
     idle = _run_idle(target, plan, course.idle_streams, tell)
-    stages, is_whole = _run_live(target, plan, course, tell, end)
+    stages: list[StreamStage] = []
+    is_whole, failure = False, ""
+    try:
+        is_whole = _run_live(target, plan, course, tell, end, stages)
+    except SonotagError as error:
+        if not stages:
+            raise
+        failure = str(error)
     clips = make_clips(plan.sounds, plan.sample_rate)
     clip_stages = []
-    for clients in course.clients:
+    for clients in () if failure else course.clients:
         tell(f"{clients} REST clients", plan.measure_seconds + 2.5)
         clip_stages.append(run_clips_stage(target, plan, clips, clients))
     kept = [stage.streams for stage in stages if not stage.broken]
@@ -142,14 +153,15 @@ def run_benchmark(target: Target, plan: Plan, course: Course, tell: Tell = lambd
         version=read_version(),
         processor=read_processor_name(),
         cores=count_usable_cores(),
-        model=target.describe(),
-        workers=target.count_workers(),
+        model=model,
+        workers=num_workers,
         plan={name: value for name, value in asdict(replace(plan, sounds=())).items() if name != "sounds"},
         largest=best,
         is_limit=bool(broken) and is_whole and not course.streams,
         streams=tuple(stages),
         clips=tuple(clip_stages),
         memory=Memory(_bytes_a_stream(before, idle), _bytes_a_stream(before, live)),
+        failure=failure,
     )
 
 
@@ -161,9 +173,8 @@ def _run_idle(target: Target, plan: Plan, num_streams: int, tell: Tell) -> Strea
     return run_streams_stage(target, quiet, num_streams, is_silent=True)
 
 
-def _run_live(target: Target, plan: Plan, course: Course, tell: Tell, end: float) -> tuple[list[StreamStage], bool]:
-    """Return the stages, and whether there was time for all."""
-    stages: list[StreamStage] = []
+def _run_live(target: Target, plan: Plan, course: Course, tell: Tell, end: float, stages: list[StreamStage]) -> bool:
+    """Add the stages one by one, and return whether there was time for all."""
     waiting = list(course.streams)
     while True:
         if course.streams:
@@ -173,9 +184,9 @@ def _run_live(target: Target, plan: Plan, course: Course, tell: Tell, end: float
             broken = {stage.streams for stage in stages if stage.broken}
             number = next_number(kept, broken, first=course.first, largest=course.largest)
         if number is None:
-            return stages, True
+            return True
         if time.monotonic() + plan.seconds_for(number) > end:
-            return stages, False
+            return False
         tell(f"{number} live streams", plan.seconds_for(number))
         stages.append(run_streams_stage(target, plan, number))
 

@@ -55,6 +55,8 @@ def summarize(report: ServiceReport) -> list[str]:
             f"{report.largest}{more} live streams at hop {hop:g} s keep the objective "
             f"(p99 lag under {slo:g} s, nothing dropped)."
         )
+    if report.failure:
+        lines.append(f"The search for more ended early: {report.failure}.")
     for name, value in (("an idle", report.memory.idle_stream), ("a live", report.memory.live_stream)):
         if value is not None:
             lines.append(f"Memory of {name} stream: {value / 1e6:.3f} MB.")

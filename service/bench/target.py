@@ -129,14 +129,21 @@ class OwnServer:
 
     def __enter__(self) -> Target:
         assert self._process.stdout is not None
-        for line in self._process.stdout:
-            if match := _READY.search(line):
-                return Target(match[1], self._process.pid, api_key=self._api_key)
+        try:
+            for line in self._process.stdout:
+                if match := _READY.search(line):
+                    return Target(match[1], self._process.pid, api_key=self._api_key)
+        except BaseException:  # who gives up waiting leaves no service behind
+            self._end()
+            raise
         code = self._process.wait()
         self._close()
         raise TargetError("the service does not start: " + (self._said[-1].strip() if self._said else f"exit code {code}"))
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._end()
+
+    def _end(self) -> None:
         self._process.send_signal(signal.SIGTERM)
         try:
             self._process.wait(END_SECONDS)

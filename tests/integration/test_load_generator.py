@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import FrameType
 
 import pytest
 import soundfile
 
 from service import exit_codes
+from service.bench.benchmark import Course, run_benchmark
 from service.bench.generator import GeneratorError
 from service.bench.orders import CHUNK_SECONDS
+from service.bench.report import summarize
 from service.bench.sounds import make_clips, read_sounds
 from service.bench.stages import Plan, run_clips_stage, run_streams_stage
 from service.bench.target import OwnServer, Target, TargetError
@@ -217,6 +222,52 @@ def test_sounds_come_from_files_at_the_rate_that_is_sent(tmp_path: Path) -> None
 def test_a_service_that_does_not_start_says_why() -> None:
     with pytest.raises(TargetError, match="--workers"), OwnServer(["--workers", "0"]):
         pass
+
+
+def test_a_service_whose_start_is_not_waited_for_is_ended(tmp_path: Path) -> None:
+    """It says that it lives, by a signal, and would never be ready."""
+    (tmp_path / "sleeper.py").write_text(
+        "import os, signal, time\n"
+        f"open({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid()))\n"
+        "os.kill(os.getppid(), signal.SIGUSR1)\n"
+        "time.sleep(600)\n"
+    )
+
+    def give_up(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGUSR1, give_up)
+    try:
+        with pytest.raises(KeyboardInterrupt), OwnServer([], module="sleeper", variables={"PYTHONPATH": str(tmp_path)}):
+            pass
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / "pid").read_text()), 0)
+
+
+class FadingTarget(Target):
+    """Answers no more once it was asked for its metrics a number of times."""
+
+    answers = 2
+
+    def read_metrics(self) -> dict[str, float]:
+        self.answers -= 1
+        if self.answers < 0:
+            raise TargetError("no answer")
+        return super().read_metrics()
+
+
+def test_a_search_that_fails_keeps_what_it_measured(server: AppServer) -> None:
+    plan = replace(PLAN, settle_seconds=0.2, measure_seconds=0.4)
+    report = run_benchmark(FadingTarget(server.url), plan, Course(streams=(2, 3, 4), idle_streams=0))
+    assert [stage.streams for stage in report.streams] == [2]
+    assert (report.largest, report.is_limit, report.clips, report.failure) == (2, False, (), "no answer")
+    assert "The search for more ended early: no answer." in summarize(report)
+    mute = FadingTarget(server.url)
+    mute.answers = 0
+    with pytest.raises(TargetError, match="no answer"):
+        run_benchmark(mute, plan, Course(streams=(2,), idle_streams=0))
 
 
 def test_the_service_around_a_free_model_answers_every_window_of_streams_below_real_speed() -> None:
