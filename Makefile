@@ -29,12 +29,11 @@ CHECKPOINT := export/checkpoints/ast-tiny-16-16-5s
 BUNDLE := service/bundles/ast-tiny-16-16-5s
 # Labelled clips are not part of the repository; where they are, they decide whether the short windows are good enough.
 SHORT_WINDOWS := --short-windows 1,2 $(addprefix --eval ,$(wildcard ../shared/audio/esc50))
-SOURCES := service export tests
 # Half of the time the tests wait, so that two cores have work for three processes. A file goes to one of them whole, since its
 # tests share servers; in their order, the slow files come first.
 PYTEST := $(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
 BENCH := build/bench
-BENCH_MODEL ?= --batches 1,8
+BENCH_MODEL ?=
 BENCH_SERVICE ?= --first 24 --seconds 8
 
 # The tests of the pure modules, whose coverage must be complete, by branch. Decoders meet damage only in real encoded files.

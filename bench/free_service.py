@@ -42,7 +42,7 @@ class FreeRunner:
             embedding_size=manifest.architecture.hidden_size,
             provider="cpu",
             precision="fp32",
-            batch_sizes=choose_by_rule("cpu", "fp32", 1).batch_sizes,
+            batch_sizes=choose_by_rule("cpu", "fp32", 1, manifest.architecture.hidden_size).batch_sizes,
             source_sha256=manifest.source.sha256,
         )
         largest = self.spec.batch_sizes[-1]

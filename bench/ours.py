@@ -13,6 +13,7 @@ from service.bench.lanes import Lanes, place
 from service.errors import StartError
 from service.inference.bundle import open_bundle
 from service.inference.onnx_runner import OnnxRunner
+from service.inference.providers import slow_precisions
 from service.inference.runner import Int16Array, Int64Array, Runner
 
 
@@ -58,7 +59,8 @@ def cut(batch: Batch, runner: Runner) -> list[tuple[Int16Array, Int64Array]]:
 
 
 def open_own(folders: Sequence[Path], device: Device, batches: int = 1) -> Iterator[OwnRunner | Absent]:
-    """Yield a runner for each precision that the bundles hold; float16 only where it is served, on a GPU.
+    """Yield a runner for each precision that the bundles hold and that is served there: float16 on a GPU, int8 on a CPU that
+    multiplies bytes. Each runs by the rule, whatever was measured and saved.
 
     Args:
         folders: The bundles.
@@ -72,6 +74,9 @@ def open_own(folders: Sequence[Path], device: Device, batches: int = 1) -> Itera
             name += f", {batches} batches in flight" if batches > 1 else ""
             if precision not in bundle.manifest.preferred.get(device, ()):
                 yield Absent(name, f"the bundle does not list it for {device}")
+                continue
+            if device == "cpu" and precision in slow_precisions():
+                yield Absent(name, "this CPU multiplies no bytes in one instruction, so it is not served by itself")
                 continue
             try:
                 yield OwnRunner(OnnxRunner.open(bundle, provider=device, precision=precision), name, batches)

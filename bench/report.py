@@ -31,8 +31,7 @@ def to_markdown(report: ModelReport) -> str:
         f"# {report.checkpoint}: {report.window_seconds:g} s windows on {report.device}",
         _conditions(report),
         "Milliseconds for each window: median (quartiles; the least).\n\n" + _time_table(report),
-        "Windows a second; how much of the large product's rate the encoder's operations reach, those that are done.\n\n"
-        + _rate_table(report),
+        _rate_title(report) + "\n\n" + _rate_table(report),
         "The largest difference of a score from transformers in float32, over all windows.\n\n" + _difference_table(report),
         _remarks(report),
     ]
@@ -42,18 +41,27 @@ def to_markdown(report: ModelReport) -> str:
 def _conditions(report: ModelReport) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in report.versions.items())
     product = ", ".join(f"{race.product.median / 1e12:.3g}" for race in report.races)
+    reference = (
+        f" A product of {report.product_type} matrices of {report.product_size} squared ran at {product} TFLOP/s "
+        "while each batch size was measured."
+    )
     return (
         f"{report.cores} cores, {versions}; {report.rounds} interleaved rounds on the same windows ({report.clips}), "
         f"{report.measured_at:%Y-%m-%d}. "
         f"A window is nominally {report.work.encoder / 1e9:.4g} GFLOP, and {report.work.front_end / 1e9:.2g} in the front end; "
-        f"graphs of our export do {report.work.exported / 1e9:.4g} of them, since of the last layer only two tokens are read. "
-        f"A product of {report.product_type} matrices of {report.product_size} squared ran at {product} TFLOP/s "
-        "while each batch size was measured."
+        f"graphs of our export do {report.work.exported / 1e9:.4g} of them, since of the last layer only two tokens are read."
+        + (reference if report.kind == "cuda" else "")
     )
 
 
 def _time_table(report: ModelReport) -> str:
     return _table(report, lambda time, _: _quartiles(time))
+
+
+def _rate_title(report: ModelReport) -> str:
+    title = "Windows a second, and the rate of the encoder's operations, those that are done"
+    # On a CPU torch's product is no limit: others multiply faster.
+    return title + ("; how much of the large product's rate that is." if report.kind == "cuda" else ".")
 
 
 def _rate_table(report: ModelReport) -> str:
@@ -65,7 +73,8 @@ def _rate_table(report: ModelReport) -> str:
         if not facts.is_same_model:
             return f"{speed:.4g}"
         rate = speed * (report.work.exported if facts.is_export else report.work.encoder)
-        return f"{speed:.4g} ({rate / 1e12:.3g} TFLOP/s, {rate / race.product.median:.2f})"
+        share = f", {rate / race.product.median:.2f}" if report.kind == "cuda" else ""
+        return f"{speed:.4g} ({rate / 1e12:.3g} TFLOP/s{share})"
 
     return _table(report, cell)
 

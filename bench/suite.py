@@ -8,6 +8,7 @@ where one is missed, and 1 when one was not.
 from __future__ import annotations
 
 import argparse
+import re
 import shlex
 import signal
 import subprocess
@@ -16,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.goals import COST, DECODING, FILES, SERVICE, THROUGHPUT, read_goals, to_markdown
+from bench.report import SPEED_PLOT, SPREAD_PLOT
 from bench.service import LAG_PLOT
 from service import exit_codes
 
@@ -49,10 +51,13 @@ def list_parts(folder: Path, model: list[str], service: list[str]) -> list[Part]
     """
 
     return [
-        Part("The model", ("-m", "bench", "--output", str(folder), *model)),
+        Part("The model", ("-m", "bench", "--device", "cpu", "--output", str(folder), *model)),
         Part(
             "The service",
-            ("-m", "service", "bench", "--slo", "0.5", "--markdown", "--no-save", "--output", str(folder / SERVICE), *service),
+            (
+                *("-m", "service", "bench", "--provider", "cpu", "--slo", "0.5", "--markdown", "--no-save"),
+                *("--output", str(folder / SERVICE), *service),
+            ),
         ),
         Part("Throughput", ("-m", "bench.throughput", "--output", str(folder / THROUGHPUT))),
         Part("A stream without its model", ("-m", "bench.stream_cost", "--output", str(folder / COST))),
@@ -77,6 +82,11 @@ def run_part(part: Part) -> str:
     return said + (f"\nExit code {process.returncode}.\n" if process.returncode else "")
 
 
+def demote(text: str) -> str:
+    """Return Markdown for a section of the report: its headings are below the section's."""
+    return re.sub(r"^#", "###", text, flags=re.MULTILINE)
+
+
 def _wait(process: subprocess.Popen[str]) -> None:
     try:
         process.communicate(timeout=END_SECONDS)
@@ -93,12 +103,15 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     folder: Path = args.output
     folder.mkdir(parents=True, exist_ok=True)
-    for name in FILES:  # an earlier run's numbers are none of this one's
+    for name in (*FILES, SPEED_PLOT, SPREAD_PLOT):  # an earlier run's numbers are none of this one's
         (folder / name).unlink(missing_ok=True)
     sections = []
     for part in list_parts(folder, args.model, args.service):
         said = run_part(part)
-        sections.append(f"## {part.title}\n\n{said}")
+        sections.append(f"## {part.title}\n\n{demote(said)}")
+    for plot, title in ((SPEED_PLOT, "Windows a second by batch size"), (SPREAD_PLOT, "Spread of the times")):
+        if (folder / plot).is_file():
+            sections[0] += f"\n![{title}]({plot})\n"
     if (folder / SERVICE).is_file():
         subprocess.run([sys.executable, "-m", "bench.service", str(folder / SERVICE)], check=True)
         sections[1] += f"\n![Lag over the number of streams]({LAG_PLOT})\n"

@@ -24,11 +24,14 @@ from service.bench.results import ClipStage
 from service.bench.sounds import make_clips, read_sounds
 from service.bench.stages import Plan, run_clips_stage
 from service.bench.target import OwnServer
-from service.inference.bundle import Golden, open_bundle
+from service.capacity import load_saved
+from service.inference.bundle import Bundle, Golden, open_bundle
+from service.inference.catalog import choose_way, describe_conditions
 from service.inference.onnx_runner import OnnxRunner
+from service.inference.providers import choose_provider
 from service.inference.runner import Int16Array, Int64Array, Runner
 from service.machine import count_usable_cores
-from service.settings import EMBEDDED_BUNDLE
+from service.settings import EMBEDDED_BUNDLE, Settings
 from service.settings_source import load_settings
 
 SAMPLE_RATE = 16_000
@@ -133,13 +136,13 @@ def measure_throughput(course: Course) -> Throughput:
     Raises:
         SonotagError: The model cannot be had there, or the service or a generator failed.
     """
-    settings = load_settings({"bundles": course.bundle})
+    settings = load_settings({"bundles": course.bundle, "provider": course.provider})
     sounds = read_sounds([], settings, SAMPLE_RATE)
     plan = make_plan(sounds, course.seconds)
     files = [make_clips(sounds, SAMPLE_RATE, *kind) for kind in course.clips]
     bundle = open_bundle(settings.bundles[0].folder)
     golden = bundle.load_golden()
-    runner = OnnxRunner.open(bundle, provider=course.provider)
+    runner = open_as_served(bundle, settings)
     lanes = Lanes(runner)
     try:
         with OwnServer(course.flags()) as target:
@@ -160,6 +163,18 @@ def measure_throughput(course: Course) -> Throughput:
             _sum_up(str(kind), [(bare, stages[place]) for bare, stages in rounds]) for place, kind in enumerate(course.clips)
         ),
     )
+
+
+def open_as_served(bundle: Bundle, settings: Settings) -> OnnxRunner:
+    """Return the model, run as the service runs it with these settings in one worker: by the rule, or as it was measured here.
+
+    Raises:
+        BundleError: It cannot be opened.
+    """
+    provider = choose_provider(settings.provider)
+    here = describe_conditions(bundle, provider, settings, count_usable_cores())
+    way, _ = choose_way(bundle, bundle.manifest.name, here, load_saved(settings).tuning)
+    return OnnxRunner.open(bundle, provider=provider, way=way)
 
 
 def make_plan(sounds: tuple[Int16Array, ...], seconds: float) -> Plan:

@@ -44,9 +44,10 @@ class YamnetPeer:
 
     def _score(self, samples: np.ndarray[tuple[int], np.dtype[np.int16]]) -> Scores:
         waveform = samples.astype(np.float32) / np.float32(INT16_SCALE)
-        waveform = np.pad(waveform, (0, max(0, PATCH_SAMPLES - len(waveform))))
+        num_hops = max(0, -(-(len(waveform) - PATCH_SAMPLES) // HOP_SAMPLES))  # as published: the last patch is filled up
+        waveform = np.pad(waveform, (0, PATCH_SAMPLES + num_hops * HOP_SAMPLES - len(waveform)))
         scores = []
-        for first in range(0, len(waveform) - PATCH_SAMPLES + 1, HOP_SAMPLES):
+        for first in range(0, num_hops * HOP_SAMPLES + 1, HOP_SAMPLES):
             patch = waveform[first : first + PATCH_SAMPLES]
             self._interpreter.set_tensor(self._input, patch.reshape(self._shape))
             self._interpreter.invoke()

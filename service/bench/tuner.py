@@ -83,10 +83,11 @@ def tune(settings: Settings, seconds: float, tell: Tell = lambda stage, seconds:
         raise InvalidParameter("TensorRT leaves nothing to choose: --tune is for the CPU and for CUDA", param="tune")
     here = describe_conditions(bundle, provider, settings, count_usable_cores())
     precisions = _list_precisions(bundle, provider, settings.precision)
-    ways = list_ways(provider, precisions, here.num_threads)
+    hidden_size = bundle.manifest.architecture.hidden_size
+    ways = list_ways(provider, precisions, here.num_threads, hidden_size)
     with _open_sessions(bundle, provider, ways) as sessions:
         trials = _measure(bundle, sessions, ways, seconds, tell)
-    rule = choose_by_rule(provider, precisions[0], here.num_threads)
+    rule = choose_by_rule(provider, precisions[0], here.num_threads, hidden_size)
     best = choose_best(trials, rule)
     tuning = Tuning(
         conditions=here,

@@ -190,7 +190,7 @@ def open_catalog(
         for name, folder in bundles.items():
             bundle = open_bundle(folder)
             here = describe_conditions(bundle, provider, settings, cores or count_usable_cores())
-            way, tuned_at = _choose_way(bundle, name, here, tuning)
+            way, tuned_at = choose_way(bundle, name, here, tuning)
             if not is_shipped(folder):
                 try_graph(bundle, way.precision, settings.model_memory_bytes)
             with long_lived():
@@ -243,7 +243,7 @@ def describe_conditions(bundle: Bundle, provider: Provider, settings: EngineSett
     )
 
 
-def _choose_way(bundle: Bundle, name: str, here: Conditions, tuning: Tuning | None) -> tuple[Way, datetime | None]:
+def choose_way(bundle: Bundle, name: str, here: Conditions, tuning: Tuning | None) -> tuple[Way, datetime | None]:
     """Return how a model is to run, and when that was measured; None where it is the rule's way.
 
     Raises:
@@ -255,7 +255,7 @@ def _choose_way(bundle: Bundle, name: str, here: Conditions, tuning: Tuning | No
     if obstacle is not None:
         log_event(logger, logging.INFO, "the measured tuning is not used", model=name, reason=obstacle)
     precision = bundle.choose_precision(here.provider, here.precision, slow_precisions())
-    return choose_by_rule(here.provider, precision, here.num_threads), None
+    return choose_by_rule(here.provider, precision, here.num_threads, bundle.manifest.architecture.hidden_size), None
 
 
 def _prepare(batchers: Collection[Batcher]) -> None:

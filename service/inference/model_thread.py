@@ -4,9 +4,9 @@ A thread takes whatever waits as soon as it is free: no timer holds a window bac
 between two batches, because the next one is copied together while the runner works. One lock, held for microseconds (a
 window's copy at most), guards everything. This knows no asyncio: a `Listener` is told what happened.
 
-There is one thread for each lane of the runner: as many as a CPU has cores, up to four, and two on a GPU, where the copies of
-one run go on beside the other's computation. A thread that dies takes its own batch with it and no more; the model ends with
-its last thread.
+There is one thread for each lane of the runner: on a CPU as many as `service.inference.tuning` says, and two on a GPU, where
+the copies of one run go on beside the other's computation. A thread that dies takes its own batch with it and no more; the
+model ends with its last thread.
 """
 
 from __future__ import annotations

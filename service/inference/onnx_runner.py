@@ -104,7 +104,8 @@ class OnnxRunner:
         """
         chosen = choose_provider(provider)
         held = bundle.choose_precision(chosen, way.precision if way else precision, slow_precisions())
-        runs = way or choose_by_rule(chosen, held, num_threads or count_usable_cores())
+        hidden_size = bundle.manifest.architecture.hidden_size
+        runs = way or choose_by_rule(chosen, held, num_threads or count_usable_cores(), hidden_size)
         started = time.perf_counter()
 
         # Each lane's session has an arena of its own, and until they are prepared there is one more, which proves the model.

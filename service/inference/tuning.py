@@ -23,9 +23,14 @@ from service.machine import divide_cores
 SIZES: Final = (1, 2, 4, 8, 16, 32)
 """Batch sizes that are warmed up, up to the largest that a model has."""
 MAX_CPU_LANES: Final = 4
-"""By the rule: runs beside each other on a CPU, at most. Each has its own working memory; more than two were not measured."""
-MAX_TUNED_LANES: Final = 16
-"""The same, where they are measured."""
+"""By the rule: runs beside each other on a CPU that share its threads, at most. Each has its own working memory; more than two
+were not measured."""
+MAX_LONE_LANES: Final = 16
+"""Lanes that need no other thread than their own, at most, and those that are tried where ways are measured."""
+NARROW_HIDDEN_SIZE: Final = 192
+"""Up to this hidden size an int8 model's operators are so short that threads wait for each other more than they help:
+two of them end a window in 0.85 of the time of one (0.63 and 0.56 with 384 and 768), and two windows take longer in two runs
+that share them than in two runs of a thread each (docs/performance.md)."""
 NEARLY: Final = 0.03
 """Of a speed: what differs by less is as fast."""
 
@@ -130,41 +135,49 @@ class Trial:
         return (ordered[1], ordered[-2]) if len(ordered) > 2 else (ordered[0], ordered[-1])
 
 
-def choose_by_rule(provider: Provider, precision: Precision, num_threads: int) -> Way:
+def choose_by_rule(provider: Provider, precision: Precision, num_threads: int, hidden_size: int) -> Way:
     """Return how a model runs where nothing was measured.
 
     CPU: runs of one window beside each other use the cores better than a batch does (docs/performance.md), and let nobody wait
     for another one's window. int8 needs it so anyway: it scales the activations of a whole batch together, so that a window's
-    scores would move with its neighbours. CUDA: batches of 32 reach what the GPU can do (64 gain 1 to 2 % and double the wait).
+    scores would move with its neighbours. A narrow model in int8 has a thread for each run: that is fastest where there is much
+    to do, and its scores do not depend on the number of cores. All others share the threads, so that a window that has the
+    machine for itself is done soon. CUDA: batches of 32 reach what the GPU can do (64 gain 1 to 2 % and double the wait).
 
     Args:
         provider: Where.
         precision: In what.
         num_threads: CPU threads that the model may use; a GPU leaves the CPU the shapes and nothing else.
+        hidden_size: Of the model.
     """
     if provider == "cpu":
+        if precision == "int8" and hidden_size <= NARROW_HIDDEN_SIZE:
+            return Way(precision, max(1, num_threads - MAX_LONE_LANES + 1), min(num_threads, MAX_LONE_LANES), 1)
         return Way(precision, num_threads, min(num_threads, MAX_CPU_LANES), 1)
     return Way(precision, 1, NUM_LANES if provider == "cuda" else 1, 32)
 
 
-def list_ways(provider: Literal["cpu", "cuda"], precisions: Sequence[Precision], num_threads: int) -> tuple[Way, ...]:
+def list_ways(
+    provider: Literal["cpu", "cuda"], precisions: Sequence[Precision], num_threads: int, hidden_size: int
+) -> tuple[Way, ...]:
     """Return the ways that are worth measuring, the rule's among them.
 
     CPU: a session's threads and its lanes' own are together no more than ``num_threads``, from one lane with all of them to as
-    many lanes of one thread; only the rule's lanes share more than there is. int8 makes no batches, see `choose_by_rule`.
+    many lanes of one thread; only a rule's lanes share more than there is. int8 makes no batches, see `choose_by_rule`.
 
     Args:
         provider: Where.
         precisions: What may be served there.
         num_threads: CPU threads that the model may use.
+        hidden_size: Of the model.
     """
     ways: list[Way] = []
     for precision in precisions:
-        rule = choose_by_rule(provider, precision, num_threads)
+        rule = choose_by_rule(provider, precision, num_threads, hidden_size)
         if provider == "cuda":
             ways += [Way(precision, 1, lanes, size) for lanes in (1, NUM_LANES) for size in (8, 16, 32)]
             continue
-        divided = {(threads, min(MAX_TUNED_LANES, num_threads - threads + 1)) for threads in _halves(num_threads)}
+        divided = {(threads, min(MAX_LONE_LANES, num_threads - threads + 1)) for threads in _halves(num_threads)}
         sizes: tuple[Literal[1, 2, 4], ...] = (1,) if precision == "int8" else (1, 2, 4)
         pairs = sorted(divided | {(rule.threads, rule.lanes)})
         ways += [Way(precision, threads, lanes, size) for threads, lanes in pairs for size in sizes]

@@ -5,15 +5,19 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import httpx
 import pytest
 
+from bench.throughput import open_as_served
 from service import exit_codes
 from service.answers import CapacityItem
 from service.capacity import read_saved, write_saved
+from service.inference.bundle import open_bundle
 from service.inference.tuning import Way
+from service.settings_source import load_settings
 from tests.support.bundles import write_bundle
 from tests.support.measurements import make_measurement
 from tests.support.process import clean_environ, running
@@ -47,6 +51,11 @@ def test_the_best_way_is_saved_beside_the_limit_and_the_service_runs_so(tmp_path
     told, batch_sizes, log = serve(bundle, path, tmp_path)
     assert (told.tuning, told.tuned_at, batch_sizes) == ("measured", saved.tuning.measured_at, [1, 2, 4])
     assert f"3 lane(s), up to 4 window(s) a run (measured by sonotag bench on {saved.tuning.measured_at:%Y-%m-%d})" in log
+
+    settings = {"bundles": f"linear={bundle}", "provider": "cpu", "capacity_file": str(path)}
+    for threads, lanes in ((2, 3), (1, 1)):  # what bench.throughput compares the service with runs as the service does
+        with closing(open_as_served(open_bundle(bundle), load_settings(settings | {"threads": threads}))) as runner:
+            assert runner.spec.num_lanes == lanes
 
     told, batch_sizes, log = serve(bundle, path, tmp_path, SONOTAG_PRECISION="fp32")
     assert (told.tuning, told.tuned_at, batch_sizes) == ("rule", None, [1])

@@ -96,8 +96,16 @@ def test_the_report_is_written_with_its_plots(report: ModelReport, tmp_path: Pat
     rows = [line for line in to_markdown(report).splitlines() if line.startswith("| Sonotag fp32")]
     assert "A window is nominally " in markdown
     assert len(rows) == 3
-    assert re.search(r"\| [\d.e+-]+ \([\d.e+-]+ TFLOP/s, \d+\.\d\d\) \|", rows[1])
+    assert re.search(r"\| [\d.e+-]+ \([\d.e+-]+ TFLOP/s\) \|", rows[1])
+    assert "large product" not in markdown
     assert "Not in the race: YAMNet (TFLite): no file was given" in markdown
+
+
+def test_on_a_gpu_the_rate_is_compared_with_that_of_a_large_product(report: ModelReport) -> None:
+    markdown = to_markdown(replace(report, kind="cuda"))
+    assert re.search(r"Sonotag fp32.*\| [\d.e+-]+ \([\d.e+-]+ TFLOP/s, \d+\.\d\d\) \|", markdown)
+    assert "how much of the large product's rate that is" in markdown
+    assert "matrices of 2048 squared ran at " in markdown
 
 
 class Fixed:

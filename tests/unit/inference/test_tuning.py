@@ -16,43 +16,53 @@ from service.inference.tuning import (
 from tests.support.measurements import make_tuning
 
 RULE = Way("int8", 2, 2, 1)
+NARROW, WIDE = 192, 768
 
 
-def test_by_rule_a_cpu_runs_one_window_in_each_of_up_to_four_lanes() -> None:
-    assert choose_by_rule("cpu", "int8", 2) == RULE
-    assert choose_by_rule("cpu", "fp32", 1) == Way("fp32", 1, 1, 1)
-    assert choose_by_rule("cpu", "fp32", 16).lanes == 4
+def test_by_rule_a_cpu_runs_one_window_in_each_of_up_to_four_lanes_which_share_its_threads() -> None:
+    assert choose_by_rule("cpu", "int8", 2, WIDE) == RULE
+    assert choose_by_rule("cpu", "fp32", 1, NARROW) == Way("fp32", 1, 1, 1)
+    assert choose_by_rule("cpu", "fp32", 16, NARROW) == Way("fp32", 16, 4, 1)
+
+
+@pytest.mark.parametrize(("num_threads", "way"), [(1, (1, 1)), (2, (1, 2)), (16, (1, 16)), (20, (5, 16))])
+def test_by_rule_a_narrow_model_in_int8_has_a_thread_for_each_run(num_threads: int, way: tuple[int, int]) -> None:
+    assert choose_by_rule("cpu", "int8", num_threads, NARROW) == Way("int8", *way, 1)
 
 
 def test_by_rule_a_gpu_has_batches_of_32_in_two_lanes_and_tensorrt_in_one() -> None:
-    assert choose_by_rule("cuda", "fp16", 16) == Way("fp16", 1, 2, 32)
-    assert choose_by_rule("cuda", "fp16", 16).batch_sizes == (1, 2, 4, 8, 16, 32)
-    assert choose_by_rule("tensorrt", "fp16", 16).lanes == 1
+    assert choose_by_rule("cuda", "fp16", 16, WIDE) == Way("fp16", 1, 2, 32)
+    assert choose_by_rule("cuda", "fp16", 16, WIDE).batch_sizes == (1, 2, 4, 8, 16, 32)
+    assert choose_by_rule("tensorrt", "fp16", 16, WIDE).lanes == 1
 
 
+@pytest.mark.parametrize("hidden_size", [NARROW, WIDE])
 @pytest.mark.parametrize("num_threads", [1, 2, 3, 4, 8, 64])
-def test_no_way_but_the_rules_has_more_threads_than_it_may_and_int8_makes_no_batches(num_threads: int) -> None:
-    ways = list_ways("cpu", ("int8", "fp32"), num_threads)
+def test_no_way_but_the_rules_has_more_threads_than_it_may_and_int8_makes_no_batches(
+    num_threads: int, hidden_size: int
+) -> None:
+    ways = list_ways("cpu", ("int8", "fp32"), num_threads, hidden_size)
     assert len(set(ways)) == len(ways)
     for precision in ("int8", "fp32"):
-        rule = choose_by_rule("cpu", precision, num_threads)
+        rule = choose_by_rule("cpu", precision, num_threads, hidden_size)
         assert rule in ways
-        for way in ways:
+        for way in (way for way in ways if way.precision == precision):
             # A run's own thread is one of the session's.
             assert way.threads - 1 + way.lanes <= num_threads or (way.threads, way.lanes) == (rule.threads, rule.lanes)
-            assert way.precision == "fp32" or way.batch_size == 1
+            assert precision == "fp32" or way.batch_size == 1
 
 
 def test_on_two_cores_these_ways_are_tried() -> None:
-    assert list_ways("cpu", ("int8",), 2) == (Way("int8", 1, 2, 1), Way("int8", 2, 1, 1), RULE)
-    assert {way.batch_size for way in list_ways("cpu", ("fp32",), 2)} == {1, 2, 4}
+    assert list_ways("cpu", ("int8",), 2, WIDE) == (Way("int8", 1, 2, 1), Way("int8", 2, 1, 1), RULE)
+    assert list_ways("cpu", ("int8",), 2, NARROW) == (Way("int8", 1, 2, 1), Way("int8", 2, 1, 1))
+    assert {way.batch_size for way in list_ways("cpu", ("fp32",), 2, NARROW)} == {1, 2, 4}
 
 
 def test_on_a_gpu_lanes_and_the_largest_batch_are_tried_and_the_cpu_has_one_thread() -> None:
-    ways = list_ways("cuda", ("fp16",), 16)
+    ways = list_ways("cuda", ("fp16",), 16, WIDE)
     assert {(way.lanes, way.batch_size) for way in ways} == {(lanes, size) for lanes in (1, 2) for size in (8, 16, 32)}
     assert {way.threads for way in ways} == {1}
-    assert choose_by_rule("cuda", "fp16", 16) in ways
+    assert choose_by_rule("cuda", "fp16", 16, WIDE) in ways
 
 
 def trial(way: Way, *speeds: float, alone: float = 0.02) -> Trial:
