@@ -122,12 +122,18 @@ def run_part(part: Part, folder: Path, seconds: float) -> str | None:
         except KeyboardInterrupt:
             _end(process)
             raise
-    if file.is_file():
-        return None
+    if not file.is_file():
+        return _last_words(process.returncode, log)
+    if process.returncode:
+        print(f"\n(Ended with {_last_words(process.returncode, log)}; what it had measured counts.)", flush=True)
+    return None
+
+
+def _last_words(code: int, log: Path) -> str:
     lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
-    if process.returncode < 0:  # a crash in a library has no last words of its own
-        lines.append(f"ended by {signal.Signals(-process.returncode).name}" + (f" after: {lines[-1].strip()}" if lines else ""))
-    return read_reason(RuntimeError(lines[-1])) if lines else f"exit code {process.returncode}"
+    if code < 0:  # a crash in a library has no words of its own
+        lines.append(f"{signal.Signals(-code).name}" + (f" after: {lines[-1].strip()}" if lines else ""))
+    return read_reason(RuntimeError(lines[-1])) if lines else f"exit code {code}"
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

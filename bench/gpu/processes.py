@@ -6,9 +6,10 @@ import argparse
 import subprocess
 import sys
 import time
+from functools import partial
 from typing import Final
 
-from bench.command import run_measurement
+from bench.command import run_measurement, write_numbers
 from bench.gpu.rates import Rate, Results
 from bench.gpu.settings import Settings, add_flags
 from bench.gpu.subject import Subject, read_subject
@@ -18,9 +19,8 @@ ROWS: Final = 8
 START_SECONDS: Final = 120.0
 
 
-def measure_processes(subject: Subject, seconds: float) -> Results:
-    """Measure each number of processes for a share of some seconds."""
-    results = Results()
+def measure_processes(subject: Subject, seconds: float, results: Results) -> Results:
+    """Measure each number of processes for a share of some seconds, into the results."""
     rows = min(ROWS, max(subject.batches))
     numbers = NUMBERS[subject.device]
     for number in numbers:
@@ -82,7 +82,7 @@ def main() -> int:
         return 0
     return run_measurement(
         "bench.gpu.processes",
-        lambda args: measure_processes(read_subject(args), args.seconds),
+        lambda args: measure_processes(read_subject(args), args.seconds, Results(keep=partial(write_numbers, args.output))),
         seconds=30.0,
         to_numbers=Results.to_numbers,
         to_markdown=Results.to_markdown,

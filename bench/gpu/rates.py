@@ -36,11 +36,13 @@ class Results:
         rates: By name.
         notes: By name, too.
         kernels: Milliseconds of a run, the longest first.
+        keep: Is called with the numbers after each attempt: a library that crashes in the next one leaves those.
     """
 
     rates: dict[str, Rate] = field(default_factory=dict)
     notes: dict[str, str] = field(default_factory=dict)
     kernels: list[tuple[str, float]] = field(default_factory=list)
+    keep: Callable[[dict[str, object]], None] = field(default=lambda numbers: None, repr=False)
 
     @contextmanager
     def attempt(self, name: str) -> Iterator[None]:
@@ -50,10 +52,12 @@ class Results:
             yield
         except Exception as error:  # noqa: BLE001  (torch, transformers and onnxruntime share no class of errors)
             self.notes[name] = f"{type(error).__name__}: {read_reason(error)}"
+        self.keep(self.to_numbers())
 
     def to_numbers(self) -> dict[str, object]:
         """Return it ready for JSON."""
-        return asdict(self)
+        rates = {name: asdict(rate) for name, rate in self.rates.items()}
+        return {"rates": rates, "notes": dict(self.notes), "kernels": list(self.kernels)}
 
     def to_markdown(self) -> str:
         """Return lists and the table of kernels."""

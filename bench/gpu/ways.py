@@ -11,7 +11,7 @@ from functools import partial
 import numpy as np
 import torch
 
-from bench.command import run_measurement
+from bench.command import run_measurement, write_numbers
 from bench.gpu.rates import BLOCKS, Results, measure
 from bench.gpu.settings import add_flags
 from bench.gpu.subject import Subject, read_subject
@@ -25,9 +25,8 @@ PROFILED_ROWS, PROFILED_RUNS, NUM_KERNELS = 32, 5, 25
 LONGEST_BLOCK = 0.5
 
 
-def measure_ways(subject: Subject, seconds: float) -> Results:
-    """Measure everything, in about so many seconds."""
-    results = Results()
+def measure_ways(subject: Subject, seconds: float, results: Results) -> Results:
+    """Measure everything, in about so many seconds, into the results."""
     block = min(LONGEST_BLOCK, seconds / (NUM_WAYS * len(subject.batches) * BLOCKS * 2))
     _measure_plain(subject, results, block)
     for name, graphs in (("bound", False), ("graph", True)):
@@ -106,7 +105,7 @@ def main() -> int:
     """Measure and print what was seen."""
     return run_measurement(
         "bench.gpu.ways",
-        lambda args: measure_ways(read_subject(args), args.seconds),
+        lambda args: measure_ways(read_subject(args), args.seconds, Results(keep=partial(write_numbers, args.output))),
         seconds=60.0,
         to_numbers=Results.to_numbers,
         to_markdown=Results.to_markdown,

@@ -131,7 +131,7 @@ def test_time_that_a_part_does_not_use_goes_to_the_later_ones() -> None:
     assert share_time(third, [], 10.0) == 10.0
 
 
-def test_a_part_says_why_it_has_no_result(tmp_path: Path) -> None:
+def test_a_part_says_why_it_has_no_result(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     def part(code: str, *needs: str) -> Part:
         return Part("part", needs, 1.0, lambda _: ("-c", code))
 
@@ -140,9 +140,12 @@ def test_a_part_says_why_it_has_no_result(tmp_path: Path) -> None:
     assert run_part(part("raise ValueError('no such operator')"), tmp_path, 10.0) == "ValueError: no such operator"
     assert run_part(part("raise SystemExit(3)"), tmp_path, 10.0) == "exit code 3"
     crash = "import os, sys; print('batch 8', file=sys.stderr, flush=True); os.kill(os.getpid(), 11)"
-    assert run_part(part(crash), tmp_path, 10.0) == "ended by SIGSEGV after: batch 8"
+    assert run_part(part(crash), tmp_path, 10.0) == "SIGSEGV after: batch 8"
     writes = f"open({str(tmp_path / 'part.json')!r}, 'w').write('{{}}')"
     assert run_part(part(writes), tmp_path, 10.0) is None
+    assert capfd.readouterr().out == ""
+    assert run_part(part(f"{writes}; raise ValueError('batch 64')"), tmp_path, 10.0) is None
+    assert capfd.readouterr().out == "\n(Ended with ValueError: batch 64; what it had measured counts.)\n"
 
 
 def test_what_is_not_asked_for_is_said_and_an_earlier_run_is_forgotten(tmp_path: Path) -> None:
@@ -190,9 +193,11 @@ def test_a_run_that_is_told_to_end_prints_the_table(tmp_path: Path) -> None:
 
 
 def test_one_measurement_that_fails_leaves_its_reason_and_the_others() -> None:
-    measured = Results(kernels=[("gemm", 1.5)])
+    kept: list[dict[str, object]] = []
+    measured = Results(kernels=[("gemm", 1.5)], keep=kept.append)
     with measured.attempt("kernels"):
         raise RuntimeError("no profiler here\nand much more")
+    assert kept == [{"rates": {}, "notes": measured.notes, "kernels": [("gemm", 1.5)]}]
     measured.rates["plain 1"] = measure(lambda: None, 1.0, 0.0)
     assert measured.notes == {"kernels": "RuntimeError: no profiler here"}
     assert measured.rates["plain 1"].least <= measured.rates["plain 1"].median <= measured.rates["plain 1"].most
