@@ -86,6 +86,7 @@ class ClipsOrder:
     Attributes:
         host: Of the service.
         port: Of the service.
+        is_secure: Whether it speaks TLS; its certificate is then checked against the authorities of this machine.
         path: With the query.
         clips: WAV files.
         num_clients: Connections; each waits for an answer before it asks again.
@@ -95,6 +96,7 @@ class ClipsOrder:
 
     host: str
     port: int
+    is_secure: bool
     path: str
     clips: tuple[bytes, ...]
     num_clients: int

@@ -137,10 +137,12 @@ def run_clips_stage(target: Target, plan: Plan, clips: tuple[bytes, ...], num_cl
         begin = time.monotonic() + plan.start_seconds + WARM_UP_SECONDS
         interval = Interval(begin, begin + plan.measure_seconds)
         address = urlsplit(target.url)
+        is_secure = address.scheme == "https"
         orders = [
             ClipsOrder(
                 host=address.hostname or "",
-                port=address.port or 80,
+                port=address.port or (443 if is_secure else 80),
+                is_secure=is_secure,
                 path=f"{address.path}/v1/classify",
                 clips=clips,
                 num_clients=len(range(index, num_clients, count)),
