@@ -81,5 +81,7 @@ async def read_response(reader: asyncio.StreamReader) -> int:
         headers = {name.strip().lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
         await reader.readexactly(int(headers["content-length"]))
         return int(status_line.split(" ")[1])
-    except (asyncio.IncompleteReadError, KeyError, ValueError, IndexError) as error:
+    except asyncio.IncompleteReadError as error:
+        raise ConnectionError("the connection was closed before the answer was whole") from error
+    except (asyncio.LimitOverrunError, KeyError, ValueError, IndexError) as error:
         raise ConnectionError(f"the answer is none of HTTP/1.1 with a length: {type(error).__name__}") from error

@@ -55,6 +55,7 @@ def summarize(report: ServiceReport) -> list[str]:
             f"{report.largest}{more} live streams at hop {hop:g} s keep the objective "
             f"(p99 lag under {slo:g} s, nothing dropped)."
         )
+    lines += [f"{failed.stage} measured nothing: {failed.reason}." for failed in report.failed]
     for name, value in (("an idle", report.memory.idle_stream), ("a live", report.memory.live_stream)):
         if value is not None:
             lines.append(f"Memory of {name} stream: {value / 1e6:.3f} MB.")

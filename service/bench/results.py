@@ -83,6 +83,19 @@ class StreamStage:
 
 
 @dataclass(frozen=True, slots=True)
+class FailedStage:
+    """One that measured nothing, because the service or a load generator failed.
+
+    Attributes:
+        stage: Which, in words.
+        reason: What failed.
+    """
+
+    stage: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class ClipStage:
     """One number of REST clients in a closed loop.
 

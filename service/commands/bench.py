@@ -158,7 +158,9 @@ def run(args: argparse.Namespace) -> int:
             report = run_benchmark(target, plan, course, tell)
     saved = None if args.no_save or args.url is not None else _save(report, settings)
     _print(report, saved, args)
-    return exit_codes.FAILURE if report.largest is None else exit_codes.OK
+    for failed in report.failed:
+        print(f"sonotag bench: {failed.stage}: {failed.reason}", file=sys.stderr)
+    return exit_codes.FAILURE if report.largest is None or report.failed else exit_codes.OK
 
 
 def _save(report: ServiceReport, settings: Settings) -> Path | None:
