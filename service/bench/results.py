@@ -60,6 +60,7 @@ class StreamStage:
         unanswered: Of those: dropped, or lost.
         dropped_seconds: What the service said it dropped.
         client_lag: From sending a window's last sample to its result.
+        lag_growth: Seconds by which that grew steadily over the measured seconds; None with too few windows.
         server_lag: What the service said of the same windows.
         lateness: Of the generator's sends.
         generator_cores: Processor time over time, of all generator processes.
@@ -74,6 +75,7 @@ class StreamStage:
     unanswered: int
     dropped_seconds: float
     client_lag: Percentiles
+    lag_growth: float | None
     server_lag: Percentiles
     lateness: Percentiles
     generator_cores: float

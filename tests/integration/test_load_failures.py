@@ -88,20 +88,12 @@ def test_where_every_stage_fails_there_is_no_report(server: AppServer) -> None:
 def test_the_command_reports_what_there_is_says_what_failed_and_ends_with_a_failure(server: AppServer, tmp_path: Path) -> None:
     """A proxy that closes the connections of clips, and passes on everything else."""
     without_clips = "= /v1/classify { return 444; } location /"
-    flags = (
-        "--streams",
-        "1",
-        "--clients",
-        "1,2",
-        "--idle-streams",
-        "0",
-        "--sound",
-        str(REPOSITORY / "examples" / "guitar.ogg"),
-    )
+    flags = ("--streams", "1", "--clients", "1,2", "--idle-streams", "0")
+    sound = ("--sound", str(REPOSITORY / "examples" / "guitar.ogg"))
     times = ("--seconds", "0.4", "--hop", "0.2", "--slo", "0.9", "--max-lag-seconds", "0.1")
     output = tmp_path / "report.json"
     with running_nginx(tmp_path, server.url.removeprefix("http://"), location=without_clips) as url:
-        done = run_sonotag("bench", "--url", url, *flags, *times, "--markdown", "--output", str(output), cwd=tmp_path)
+        done = run_sonotag("bench", "--url", url, *flags, *sound, *times, "--markdown", "--output", str(output), cwd=tmp_path)
     assert done.code == exit_codes.FAILURE
     report = json.loads(output.read_text())
     assert [(stage["opened"], stage["failures"]) for stage in report["streams"]] == [(1, [])]

@@ -96,6 +96,15 @@ def test_a_model_that_is_too_slow_breaks_it_too() -> None:
     assert {"lag", "windows dropped"} <= set(stage.broken)
 
 
+def test_a_model_that_falls_behind_breaks_it_before_the_lag_does() -> None:
+    """Ten windows a second at most, and fifteen are sent: the queue is half a second longer with every second."""
+    runner = FakeRunner(delay_seconds=0.1, batch_sizes=(1,), keeps_calls=False)
+    with serving(runner, max_lag_seconds=60.0) as server:
+        stage = run_streams_stage(Target(server.url), replace(PLAN, slo_seconds=60.0), 3)
+    assert "growing backlog" in stage.broken
+    assert "lag" not in stage.broken
+
+
 def test_clients_of_rest_ask_again_when_they_are_answered(server: AppServer) -> None:
     clips = make_clips(PLAN.sounds, PLAN.sample_rate)
     route = 'sonotag_requests_total{route="/v1/classify",status="200"}'

@@ -20,16 +20,17 @@ def test_the_tables_show_every_stage_in_the_order_of_its_streams() -> None:
     assert [row[0] for row in streams] == ["24", "32"]
     assert [row[-1] for row in streams] == ["kept", "lag, windows dropped"]
     assert [row[3] for row in streams] == ["99", "99"], "the 99th percentile of 1 to 100 ms"
-    assert streams[1][5] == "3 of 320"
+    assert [row[4] for row in streams] == ["2", "2"], "by how much the lag grew"
+    assert streams[1][6] == "3 of 320"
     assert "2 x 503" in markdown
-    assert {len(row) for row in rows if len(row) > 9} == {12}
+    assert {len(row) for row in rows if len(row) > 9} == {13}
 
 
 def test_a_terminal_shows_the_same_numbers() -> None:
     file = io.StringIO()
     print_report(make_report(*STAGES), Console(file=file, width=160))
     shown = file.getvalue()
-    assert "24 live streams at hop 1 s keep the objective (p99 lag under 0.5 s, nothing dropped)." in shown
+    assert "24 live streams at hop 1 s keep the objective (p99 lag under 0.5 s, no growing backlog, nothing dropped)." in shown
     assert "Memory of an idle stream: 0.035 MB." in shown
     assert re.search(r"│ +32 │", shown)
 
