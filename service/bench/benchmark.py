@@ -52,7 +52,13 @@ class Course:
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """Bytes that one more stream costs the service; None where its processes are not ours to see, or no stage says it."""
+    """Bytes that one more stream costs the service; None where its processes are not ours to see, or no stage says it.
+
+    Attributes:
+        idle_stream: By what the service grew with the streams that send nothing, over as many.
+        live_stream: The same with the most live streams before the first stage that broke the objective: after an overload the
+            allocator keeps what it was.
+    """
 
     idle_stream: int | None
     live_stream: int | None

@@ -55,9 +55,12 @@ def summarize(report: ServiceReport) -> list[str]:
         more = "" if report.is_limit else " or more"
         lines.append(f"{report.largest}{more} live streams at hop {hop:g} s keep the objective ({objective}).")
     lines += [f"{failed.stage} measured nothing: {failed.reason}." for failed in report.failed]
-    for name, value in (("an idle", report.memory.idle_stream), ("a live", report.memory.live_stream)):
+    for name, value, stages in (
+        ("an idle", report.memory.idle_stream, ""),
+        ("a live", report.memory.live_stream, " (stages before the first overload)"),
+    ):
         if value is not None:
-            lines.append(f"Memory of {name} stream: {value / 1e6:.3f} MB.")
+            lines.append(f"Memory of {name} stream: {value / 1e6:.3f} MB{stages}.")
     if gpus := [gpu for stage in report.streams if stage.streams == report.largest for gpu in stage.server.gpus]:
         lines += [f"GPU {gpu.name}: {_share(gpu.utilisation)} busy, {_gib(gpu.memory_bytes)}." for gpu in gpus]
     return lines
