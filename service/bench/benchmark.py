@@ -5,20 +5,23 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
+from functools import partial
 from itertools import takewhile
+from typing import TypeVar
 
-from service.bench.results import ClipStage, StreamStage
+from service.bench.generator import GeneratorError
+from service.bench.results import ClipStage, FailedStage, StreamStage
 from service.bench.search import next_number
 from service.bench.sounds import make_clips
-from service.bench.stages import Plan, run_clips_stage, run_streams_stage
-from service.bench.target import ModelFacts, Target
+from service.bench.stages import WARM_UP_SECONDS, Plan, run_clips_stage, run_streams_stage
+from service.bench.target import ModelFacts, Target, TargetError
 from service.capacity import Measurement
-from service.errors import SonotagError
 from service.machine import count_usable_cores, read_processor_name
 from service.release import read_version
 
+StageT = TypeVar("StageT")
 Tell = Callable[[str, float], None]
 """Is told of each stage as it begins, and how many seconds it will take."""
 MIN_STREAMS_FOR_MEMORY = 8
@@ -49,7 +52,13 @@ class Course:
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """Bytes that one more stream costs the service; None where its processes are not ours to see, or no stage says it."""
+    """Bytes that one more stream costs the service; None where its processes are not ours to see, or no stage says it.
+
+    Attributes:
+        idle_stream: By what the service grew with the streams that send nothing, over as many.
+        live_stream: The same with the most live streams before the first stage that broke the objective: after an overload the
+            allocator keeps what it was.
+    """
 
     idle_stream: int | None
     live_stream: int | None
@@ -72,7 +81,7 @@ class ServiceReport:
         streams: The stages with live streams, in the order in which they ran.
         clips: The stages with REST clients.
         memory: What a stream costs.
-        failure: Why the search ended before its end, or nothing: what was measured until then still counts.
+        failed: The stages that measured nothing. After one with live streams the search goes no further.
     """
 
     measured_at: datetime
@@ -87,7 +96,7 @@ class ServiceReport:
     streams: tuple[StreamStage, ...]
     clips: tuple[ClipStage, ...]
     memory: Memory
-    failure: str = ""
+    failed: tuple[FailedStage, ...] = ()
 
     def to_document(self) -> dict[str, object]:
         """Return it ready for JSON."""
@@ -116,32 +125,46 @@ class ServiceReport:
         )
 
 
+@dataclass(slots=True)
+class _Attempts:
+    """Runs stages one after the other, and keeps what failed.
+
+    Attributes:
+        tell: Is told of each.
+        failed: Those that measured nothing, each with why.
+    """
+
+    tell: Tell
+    failed: list[tuple[str, GeneratorError | TargetError]] = field(default_factory=list)
+
+    def run(self, name: str, seconds: float, measure: Callable[[], StageT]) -> StageT | None:
+        """Return what a stage measured, or None where it failed."""
+        self.tell(name, seconds)
+        try:
+            return measure()
+        except (GeneratorError, TargetError) as error:
+            self.failed.append((name, error))
+            return None
+
+
 def run_benchmark(target: Target, plan: Plan, course: Course, tell: Tell = lambda stage, seconds: None) -> ServiceReport:
-    """Run it. Minutes.
+    """Run it. Minutes. A stage that fails is named in the report, beside what the others measured.
 
     Raises:
-        GeneratorError: A load generator failed in the first stage.
-        TargetError: The service does not answer there.
+        GeneratorError: A load generator failed, and no stage measured anything.
+        TargetError: The service does not answer before the first stage, or no stage measured anything.
     """
     began = datetime.now(UTC).replace(microsecond=0)
     end = time.monotonic() + course.max_seconds
-    model, num_workers = target.describe(), target.count_workers()
+    model, workers = target.describe(), target.count_workers()  # asked now: an overload may leave nobody to answer
+    attempts = _Attempts(tell)
     usage = target.read_usage()  # what a burst of clips leaves for some seconds would hide what the streams take
     before = None if usage is None else usage.memory_bytes
-    idle = _run_idle(target, plan, course.idle_streams, tell)
-    stages: list[StreamStage] = []
-    is_whole, failure = False, ""
-    try:
-        is_whole = _run_live(target, plan, course, tell, end, stages)
-    except SonotagError as error:
-        if not stages:
-            raise
-        failure = str(error)
-    clips = make_clips(plan.sounds, plan.sample_rate)
-    clip_stages = []
-    for clients in () if failure else course.clients:
-        tell(f"{clients} REST clients", plan.measure_seconds + 2.5)
-        clip_stages.append(run_clips_stage(target, plan, clips, clients))
+    idle = _run_idle(target, plan, course.idle_streams, attempts)
+    stages, is_whole = _run_live(target, plan, course, attempts, end)
+    clip_stages = _run_rest(target, plan, course.clients, attempts)
+    if attempts.failed and idle is None and not stages and not clip_stages:
+        raise attempts.failed[0][1]
     kept = [stage.streams for stage in stages if not stage.broken]
     broken = [stage.streams for stage in stages if stage.broken]
     best = max((number for number in kept if not broken or number < min(broken)), default=None)
@@ -154,27 +177,31 @@ def run_benchmark(target: Target, plan: Plan, course: Course, tell: Tell = lambd
         processor=read_processor_name(),
         cores=count_usable_cores(),
         model=model,
-        workers=num_workers,
+        workers=workers,
         plan={name: value for name, value in asdict(replace(plan, sounds=())).items() if name != "sounds"},
         largest=best,
         is_limit=bool(broken) and is_whole and not course.streams,
         streams=tuple(stages),
         clips=tuple(clip_stages),
         memory=Memory(_bytes_a_stream(before, idle), _bytes_a_stream(before, live)),
-        failure=failure,
+        failed=tuple(FailedStage(name, str(error)) for name, error in attempts.failed),
     )
 
 
-def _run_idle(target: Target, plan: Plan, num_streams: int, tell: Tell) -> StreamStage | None:
+def _run_idle(target: Target, plan: Plan, num_streams: int, attempts: _Attempts) -> StreamStage | None:
     if not num_streams or target.read_usage() is None:
         return None
     quiet = replace(plan, settle_seconds=_IDLE_SECONDS, measure_seconds=1.0, grace_seconds=0.0)
-    tell(f"{num_streams} idle streams", quiet.seconds_for(num_streams))
-    return run_streams_stage(target, quiet, num_streams, is_silent=True)
+    return attempts.run(
+        f"{num_streams} idle streams",
+        quiet.seconds_for(num_streams),
+        lambda: run_streams_stage(target, quiet, num_streams, is_silent=True),
+    )
 
 
-def _run_live(target: Target, plan: Plan, course: Course, tell: Tell, end: float, stages: list[StreamStage]) -> bool:
-    """Add the stages one by one, and return whether there was time for all."""
+def _run_live(target: Target, plan: Plan, course: Course, attempts: _Attempts, end: float) -> tuple[list[StreamStage], bool]:
+    """Return the stages, and whether there was time for all and none failed."""
+    stages: list[StreamStage] = []
     waiting = list(course.streams)
     while True:
         if course.streams:
@@ -184,11 +211,25 @@ def _run_live(target: Target, plan: Plan, course: Course, tell: Tell, end: float
             broken = {stage.streams for stage in stages if stage.broken}
             number = next_number(kept, broken, first=course.first, largest=course.largest)
         if number is None:
-            return True
+            return stages, True
         if time.monotonic() + plan.seconds_for(number) > end:
-            return False
-        tell(f"{number} live streams", plan.seconds_for(number))
-        stages.append(run_streams_stage(target, plan, number))
+            return stages, False
+        measure = partial(run_streams_stage, target, plan, number)
+        stage = attempts.run(f"{number} live streams", plan.seconds_for(number), measure)
+        if stage is not None:
+            stages.append(stage)
+        elif not course.streams:  # which number comes next depends on what this one showed
+            return stages, False
+
+
+def _run_rest(target: Target, plan: Plan, numbers: tuple[int, ...], attempts: _Attempts) -> list[ClipStage]:
+    clips = make_clips(plan.sounds, plan.sample_rate)
+    seconds = WARM_UP_SECONDS + plan.start_seconds + plan.measure_seconds
+    stages = [
+        attempts.run(f"{number} REST clients", seconds, partial(run_clips_stage, target, plan, clips, number))
+        for number in numbers
+    ]
+    return [stage for stage in stages if stage is not None]
 
 
 def _bytes_a_stream(before: int | None, stage: StreamStage | None) -> int | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 import time
 from collections import Counter
 
@@ -30,11 +31,13 @@ async def run_clips(order: ClipsOrder) -> ClipsResult:
         OSError: A connection cannot be had, or breaks.
     """
     requests = [make_request(order, clip) for clip in order.clips]
+    # Made once: it reads all authorities of the machine.
+    secure = ssl.create_default_context() if order.is_secure else None
     latency: list[float] = []
     refused: Counter[int] = Counter()
 
     async def ask(index: int) -> None:
-        reader, writer = await asyncio.open_connection(order.host, order.port)
+        reader, writer = await asyncio.open_connection(order.host, order.port, ssl=secure)
         try:
             while (began := time.monotonic()) < order.interval.end:
                 writer.write(requests[index % len(requests)])
@@ -56,10 +59,13 @@ async def run_clips(order: ClipsOrder) -> ClipsResult:
         await asyncio.sleep(max(0.0, order.interval.end - time.monotonic()))
         return time.process_time() - before
 
-    async with asyncio.TaskGroup() as group:
-        usage = group.create_task(measure_cpu())
-        for index in range(order.num_clients):
-            group.create_task(ask(index))
+    try:
+        async with asyncio.TaskGroup() as group:
+            usage = group.create_task(measure_cpu())
+            for index in range(order.num_clients):
+                group.create_task(ask(index))
+    except ExceptionGroup as failed:  # the first one ended the others, and is what there is to say
+        raise failed.exceptions[0] from failed
     return ClipsResult(np.array(latency, dtype=np.float64), dict(refused), usage.result())
 
 
@@ -75,5 +81,7 @@ async def read_response(reader: asyncio.StreamReader) -> int:
         headers = {name.strip().lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
         await reader.readexactly(int(headers["content-length"]))
         return int(status_line.split(" ")[1])
-    except (asyncio.IncompleteReadError, KeyError, ValueError, IndexError) as error:
+    except asyncio.IncompleteReadError as error:
+        raise ConnectionError("the connection was closed before the answer was whole") from error
+    except (asyncio.LimitOverrunError, KeyError, ValueError, IndexError) as error:
         raise ConnectionError(f"the answer is none of HTTP/1.1 with a length: {type(error).__name__}") from error

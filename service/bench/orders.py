@@ -62,7 +62,8 @@ class StreamsResult:
         opened: Streams that got `ready`.
         failures: What happened to the others, and to those that ended early; a few words each.
         expected: Windows whose last sample was sent in the interval.
-        client_lag: Seconds from sending a window's last sample to its result, one for each that was answered.
+        sent_at: When the last sample of a window was sent, one for each that was answered.
+        client_lag: Seconds from then to its result.
         server_lag: What the server said of the same windows.
         dropped_seconds: Sound that the server said it dropped, ever.
         lateness: How late each piece of sound was sent, against its schedule.
@@ -72,6 +73,7 @@ class StreamsResult:
     opened: int
     failures: tuple[str, ...]
     expected: int
+    sent_at: Seconds
     client_lag: Seconds
     server_lag: Seconds
     dropped_seconds: float
@@ -86,6 +88,7 @@ class ClipsOrder:
     Attributes:
         host: Of the service.
         port: Of the service.
+        is_secure: Whether it speaks TLS; its certificate is then checked against the authorities of this machine.
         path: With the query.
         clips: WAV files.
         num_clients: Connections; each waits for an answer before it asks again.
@@ -95,6 +98,7 @@ class ClipsOrder:
 
     host: str
     port: int
+    is_secure: bool
     path: str
     clips: tuple[bytes, ...]
     num_clients: int

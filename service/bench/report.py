@@ -18,6 +18,7 @@ STREAM_COLUMNS = (
     "lag p50",
     "p90",
     "p99",
+    "grew by",
     "server says p99",
     "unanswered",
     "windows/s",
@@ -47,19 +48,19 @@ def summarize(report: ServiceReport) -> list[str]:
         f"{model.name} in {model.precision} on {model.provider}, {report.workers} worker(s), {report.cores} cores "
         f"({report.processor}), load generator on the same machine."
     ]
+    objective = f"p99 lag under {slo:g} s, no growing backlog, nothing dropped"
     if report.largest is None:
-        lines.append(f"No number of live streams that was tried kept the objective (p99 lag under {slo:g} s, nothing dropped).")
+        lines.append(f"No number of live streams that was tried kept the objective ({objective}).")
     else:
         more = "" if report.is_limit else " or more"
-        lines.append(
-            f"{report.largest}{more} live streams at hop {hop:g} s keep the objective "
-            f"(p99 lag under {slo:g} s, nothing dropped)."
-        )
-    if report.failure:
-        lines.append(f"The search for more ended early: {report.failure}.")
-    for name, value in (("an idle", report.memory.idle_stream), ("a live", report.memory.live_stream)):
+        lines.append(f"{report.largest}{more} live streams at hop {hop:g} s keep the objective ({objective}).")
+    lines += [f"{failed.stage} measured nothing: {failed.reason}." for failed in report.failed]
+    for name, value, stages in (
+        ("an idle", report.memory.idle_stream, ""),
+        ("a live", report.memory.live_stream, " (stages before the first overload)"),
+    ):
         if value is not None:
-            lines.append(f"Memory of {name} stream: {value / 1e6:.3f} MB.")
+            lines.append(f"Memory of {name} stream: {value / 1e6:.3f} MB{stages}.")
     if gpus := [gpu for stage in report.streams if stage.streams == report.largest for gpu in stage.server.gpus]:
         lines += [f"GPU {gpu.name}: {_share(gpu.utilisation)} busy, {_gib(gpu.memory_bytes)}." for gpu in gpus]
     return lines
@@ -148,6 +149,7 @@ def _stream_row(stage: StreamStage) -> tuple[str, ...]:
         _ms(lag.p50),
         _ms(lag.p90),
         _ms(lag.p99),
+        _ms(stage.lag_growth),
         _ms(stage.server_lag.p99),
         f"{stage.unanswered} of {stage.windows}",
         f"{stage.server.windows_per_second:.1f}",

@@ -60,6 +60,7 @@ class StreamStage:
         unanswered: Of those: dropped, or lost.
         dropped_seconds: What the service said it dropped.
         client_lag: From sending a window's last sample to its result.
+        lag_growth: Seconds by which that grew steadily over the measured seconds; None with too few windows.
         server_lag: What the service said of the same windows.
         lateness: Of the generator's sends.
         generator_cores: Processor time over time, of all generator processes.
@@ -74,12 +75,26 @@ class StreamStage:
     unanswered: int
     dropped_seconds: float
     client_lag: Percentiles
+    lag_growth: float | None
     server_lag: Percentiles
     lateness: Percentiles
     generator_cores: float
     server: ServerUse
     failures: tuple[str, ...] = ()
     broken: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class FailedStage:
+    """One that measured nothing, because the service or a load generator failed.
+
+    Attributes:
+        stage: Which, in words.
+        reason: What failed.
+    """
+
+    stage: str
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from urllib.parse import urlencode, urlsplit
 
 import numpy as np
@@ -16,13 +16,12 @@ from service.bench.orders import ClipsOrder, ClipsResult, Interval, StreamsOrder
 from service.bench.processes import Usage
 from service.bench.results import ClipStage, Percentiles, ServerUse, StreamStage
 from service.bench.target import Target, batch_sizes, total
+from service.bench.verdict import judge
 from service.inference.runner import Int16Array
 
 WARM_UP_SECONDS = 1.0
 """In which REST clients ask and are not counted."""
 OPENINGS_PER_SECOND = 200
-MAX_LATENESS = 0.05
-"""A generator of which one piece in a hundred is later than this measures itself."""
 _BATCHES = "sonotag_batch_size_windows"
 
 
@@ -122,7 +121,7 @@ def run_streams_stage(target: Target, plan: Plan, num_streams: int, *, is_silent
         generators.send(orders)
         server = _watch(target, interval)
         results = [result for result in generators.results() if isinstance(result, StreamsResult)]
-    return _judge(num_streams, results, server, plan, is_silent=is_silent)
+    return judge(num_streams, results, server, interval, None if is_silent else plan.slo_seconds)
 
 
 def run_clips_stage(target: Target, plan: Plan, clips: tuple[bytes, ...], num_clients: int) -> ClipStage:
@@ -137,10 +136,12 @@ def run_clips_stage(target: Target, plan: Plan, clips: tuple[bytes, ...], num_cl
         begin = time.monotonic() + plan.start_seconds + WARM_UP_SECONDS
         interval = Interval(begin, begin + plan.measure_seconds)
         address = urlsplit(target.url)
+        is_secure = address.scheme == "https"
         orders = [
             ClipsOrder(
                 host=address.hostname or "",
-                port=address.port or 80,
+                port=address.port or (443 if is_secure else 80),
+                is_secure=is_secure,
                 path=f"{address.path}/v1/classify",
                 clips=clips,
                 num_clients=len(range(index, num_clients, count)),
@@ -206,38 +207,3 @@ def server_use(first: Sample, last: Sample, gpus: tuple[GpuUse, ...]) -> ServerU
         memory_bytes=None if last.usage is None else last.usage.memory_bytes,
         gpus=gpus,
     )
-
-
-def _judge(
-    num_streams: int, results: Sequence[StreamsResult], server: ServerUse, plan: Plan, *, is_silent: bool
-) -> StreamStage:
-    client_lag = np.concatenate([result.client_lag for result in results])
-    stage = StreamStage(
-        streams=num_streams,
-        opened=sum(result.opened for result in results),
-        windows=sum(result.expected for result in results),
-        unanswered=sum(result.expected for result in results) - len(client_lag),
-        dropped_seconds=sum(result.dropped_seconds for result in results),
-        client_lag=Percentiles.of(client_lag),
-        server_lag=Percentiles.of(np.concatenate([result.server_lag for result in results])),
-        lateness=Percentiles.of(np.concatenate([result.lateness for result in results])),
-        generator_cores=sum(result.cpu_seconds for result in results) / plan.measure_seconds,
-        server=server,
-        failures=tuple(failure for result in results for failure in result.failures),
-    )
-    return stage if is_silent else _with_reasons(stage, plan.slo_seconds)
-
-
-def _with_reasons(stage: StreamStage, slo_seconds: float) -> StreamStage:
-    """Return the stage with the reasons why it broke the objective."""
-    broken = []
-    if stage.failures or stage.opened < stage.streams:
-        broken.append(f"{stage.streams - stage.opened} streams not taken" if stage.opened < stage.streams else "streams ended")
-    p99 = stage.client_lag.p99
-    if p99 is None or p99 > slo_seconds:
-        broken.append("no window answered" if p99 is None else "lag")
-    if stage.unanswered or stage.dropped_seconds:
-        broken.append("windows dropped")
-    if stage.lateness.p99 is not None and stage.lateness.p99 > MAX_LATENESS:
-        broken.append("the generator was late")
-    return replace(stage, broken=tuple(broken))

@@ -57,8 +57,8 @@ class LiveStream(asyncio.Protocol):
         self.closed = asyncio.Event()
         self.failure: str | None = None
         self.lateness: list[float] = []
-        self.answers: list[tuple[float, float]] = []
-        """For each window of the interval: the lag as it is seen here, and as the server says it."""
+        self.answers: list[tuple[float, float, float]] = []
+        """For each window of the interval: when it was sent, the lag as it is seen here, and as the server says it."""
         self.dropped_seconds = 0.0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -115,7 +115,7 @@ class LiveStream(asyncio.Protocol):
             case {"type": "tags", "end": float() | int() as end, "lag_ms": float() | int() as lag_ms}:
                 sent_at = self._sent_at[_piece_of(end)]
                 if self._interval.holds(sent_at):
-                    self.answers.append((now - sent_at, lag_ms / 1000))
+                    self.answers.append((sent_at, now - sent_at, lag_ms / 1000))
             case {"type": "warning", "dropped_from": float() | int() as since, "dropped_to": float() | int() as until}:
                 self.dropped_seconds += until - since
             case {"type": "error", "message": str() as text}:
@@ -156,6 +156,8 @@ async def run_streams(order: StreamsOrder) -> StreamsResult:
     until = order.interval.end + order.grace_seconds
     streams: list[LiveStream] = []
     usage = asyncio.create_task(_measure_cpu(order.interval))
+    # Made once: it reads all authorities of the machine, some 20 ms in which no stream sends.
+    secure = ssl.create_default_context() if uri.secure else None
     for index, start in enumerate(order.starts):
         await _sleep_until(start)
         frames = () if order.is_silent else sounds[index % len(sounds)]
@@ -164,9 +166,7 @@ async def run_streams(order: StreamsOrder) -> StreamsResult:
         stream = LiveStream(uri, frames[first:] + frames[:first], until, order)
         streams.append(stream)
         try:
-            await loop.create_connection(
-                lambda stream=stream: stream, uri.host, uri.port, ssl=ssl.create_default_context() if uri.secure else None
-            )
+            await loop.create_connection(lambda stream=stream: stream, uri.host, uri.port, ssl=secure)
         except OSError as error:
             stream.failure = f"no connection: {error.strerror or error}"
     await _sleep_until(until)
@@ -181,15 +181,16 @@ async def run_streams(order: StreamsOrder) -> StreamsResult:
 
 
 def _collect(streams: Sequence[LiveStream], order: StreamsOrder, cpu_seconds: float) -> StreamsResult:
-    answers = np.array([answer for stream in streams for answer in stream.answers], dtype=np.float64).reshape(-1, 2)
+    answers = np.array([answer for stream in streams for answer in stream.answers], dtype=np.float64).reshape(-1, 3)
     return StreamsResult(
         opened=sum(stream.is_open for stream in streams),
         failures=tuple(
             stream.failure or "no answer to the upgrade" for stream in streams if stream.failure or not stream.is_open
         )[:MAX_FAILURES],
         expected=sum(stream.count_expected(order.hop_seconds) for stream in streams),
-        client_lag=answers[:, 0],
-        server_lag=answers[:, 1],
+        sent_at=answers[:, 0],
+        client_lag=answers[:, 1],
+        server_lag=answers[:, 2],
         dropped_seconds=sum(stream.dropped_seconds for stream in streams),
         lateness=np.array([late for stream in streams for late in stream.lateness], dtype=np.float64),
         cpu_seconds=cpu_seconds,

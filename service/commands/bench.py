@@ -1,10 +1,12 @@
 """`sonotag bench`: find out how many live streams this machine can take, and let the service know.
 
-It starts a service of its own with the given settings, or asks the one at --url. First REST clients ask as fast as they are
-answered, then live streams are fed with real sound at real speed, in pieces of 0.1 s: more and more of them until the objective
-breaks (the lag's 99th percentile under --slo, no window dropped), then numbers in between. The load comes from processes of
-their own; what they used, and how late they were with what they sent, stands in the report. The limit that was found is
-written to where the service looks for it (SONOTAG_CAPACITY_FILE), unless --no-save is given or the service is another one.
+It starts a service of its own with the given settings, or asks the one at --url. First streams are opened that send nothing,
+for their memory (not with --url). Then live streams are fed with real sound at real speed, in pieces of 0.1 s: more and more of
+them until the objective breaks (the lag's 99th percentile under --slo, no growing backlog, no window dropped), then numbers in
+between. At last REST clients ask as fast as they are answered. The load comes from processes of their own; what they used, and
+how late they were with what they sent, stands in the report. A stage that fails is named there, and the exit code is 1. The
+limit that was found is written to where the service looks for it (SONOTAG_CAPACITY_FILE), unless --no-save is given or the
+service is another one.
 
 With --tune nothing of that is done: the model is run in all ways that make sense here, and the best is written there.
 """
@@ -158,7 +160,9 @@ def run(args: argparse.Namespace) -> int:
             report = run_benchmark(target, plan, course, tell)
     saved = None if args.no_save or args.url is not None else _save(report, settings)
     _print(report, saved, args)
-    return exit_codes.FAILURE if report.largest is None else exit_codes.OK
+    for failed in report.failed:
+        print(f"sonotag bench: {failed.stage}: {failed.reason}", file=sys.stderr)
+    return exit_codes.FAILURE if report.largest is None or report.failed else exit_codes.OK
 
 
 def _save(report: ServiceReport, settings: Settings) -> Path | None:

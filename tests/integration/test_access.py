@@ -10,7 +10,6 @@ import re
 import signal
 import socket
 import ssl
-import subprocess
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
@@ -39,6 +38,7 @@ from service.sockets import listen
 from service.streaming.messages import Summary
 from tests.support.app_server import AppServer, serving
 from tests.support.bundles import write_bundle
+from tests.support.certificates import make_certificate
 from tests.support.command import run_sonotag
 from tests.support.keys import add_key, bearer, remove_key
 from tests.support.process import running
@@ -631,13 +631,7 @@ def test_every_call_that_needs_a_key_answers_who_may_not_with_what_its_descripti
 
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A certificate for this machine that nobody has signed but itself, and its key."""
-    folder = tmp_path_factory.mktemp("tls")
-    certificate, key = folder / "certificate.pem", folder / "key.pem"
-    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2"]
-    names = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"]
-    subprocess.run([*command, *names, "-out", certificate, "-keyout", key], check=True, capture_output=True)
-    return certificate, key
+    return make_certificate(tmp_path_factory.mktemp("tls"))
 
 
 async def test_https_and_secure_websockets_are_served_with_a_certificate(certificate: tuple[Path, Path]) -> None:

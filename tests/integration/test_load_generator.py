@@ -6,21 +6,22 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
+from urllib.parse import urlsplit
 
 import pytest
 import soundfile
 
 from service import exit_codes
-from service.bench.benchmark import Course, run_benchmark
-from service.bench.generator import GeneratorError
-from service.bench.orders import CHUNK_SECONDS
-from service.bench.report import summarize
+from service.bench.generator import GeneratorError, Generators
+from service.bench.orders import CHUNK_SECONDS, ClipsOrder, Interval, StreamsOrder, StreamsResult
 from service.bench.sounds import make_clips, read_sounds
 from service.bench.stages import Plan, run_clips_stage, run_streams_stage
 from service.bench.target import OwnServer, Target, TargetError
@@ -28,6 +29,7 @@ from service.capacity import read_saved
 from service.errors import InvalidParameter
 from service.settings import Settings
 from tests.support.app_server import AppServer, serving
+from tests.support.certificates import make_certificate
 from tests.support.keys import add_key
 from tests.support.process import clean_environ
 from tests.support.rest import measure
@@ -97,6 +99,15 @@ def test_a_model_that_is_too_slow_breaks_it_too() -> None:
     assert {"lag", "windows dropped"} <= set(stage.broken)
 
 
+def test_a_model_that_falls_behind_breaks_it_before_the_lag_does() -> None:
+    """Ten windows a second at most, and fifteen are sent: the queue is half a second longer with every second."""
+    runner = FakeRunner(delay_seconds=0.1, batch_sizes=(1,), keeps_calls=False)
+    with serving(runner, max_lag_seconds=60.0) as server:
+        stage = run_streams_stage(Target(server.url), replace(PLAN, slo_seconds=60.0), 3)
+    assert "growing backlog" in stage.broken
+    assert "lag" not in stage.broken
+
+
 def test_clients_of_rest_ask_again_when_they_are_answered(server: AppServer) -> None:
     clips = make_clips(PLAN.sounds, PLAN.sample_rate)
     route = 'sonotag_requests_total{route="/v1/classify",status="200"}'
@@ -120,6 +131,62 @@ def test_refusals_are_counted_and_no_answer_is_an_error() -> None:
         stage = run_clips_stage(Target(server.url), replace(PLAN, measure_seconds=0.2), (b"no sound",), 1)
     assert stage.refused == {415: pytest.approx(stage.refused[415])}
     assert stage.clips_per_second == 0
+
+
+def ask_by_rest(port: int, *, is_secure: bool = False) -> None:
+    """Let one client ask the service at a port of this machine for a tenth of a second."""
+    now = time.monotonic()
+    order = ClipsOrder("127.0.0.1", port, is_secure, "/v1/classify", (b"no sound",), 1, Interval(now, now + 0.1))
+    with Generators(1) as generators:
+        generators.send([order])
+        generators.results()
+
+
+def test_a_generator_that_fails_says_the_reason() -> None:
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        with pytest.raises(GeneratorError, match="a load generator failed: ConnectionRefusedError: "):
+            ask_by_rest(closed.getsockname()[1])
+
+
+def test_a_certificate_that_nobody_here_trusts_is_refused_by_clips_and_streams(tmp_path: Path) -> None:
+    certificate, key = make_certificate(tmp_path)
+    with serving(FakeRunner(keeps_calls=False), tls_certificate_file=certificate, tls_key_file=key) as server:
+        port = urlsplit(server.url).port
+        assert port is not None
+        with pytest.raises(GeneratorError, match="CERTIFICATE_VERIFY_FAILED"):
+            ask_by_rest(port, is_secure=True)
+        now = time.monotonic()
+        order = StreamsOrder(
+            url=f"wss://127.0.0.1:{port}/v1/stream?encoding=s16le&sample_rate=16000&hop=0.2",
+            sounds=(level(1, 16_000).tobytes(),),
+            starts=(now,),
+            interval=Interval(now, now + 0.1),
+            grace_seconds=0.0,
+            is_silent=False,
+            sample_rate=16_000,
+            hop_seconds=0.2,
+        )
+        with Generators(1) as generators:
+            generators.send([order])
+            (result,) = generators.results()
+    assert isinstance(result, StreamsResult)
+    assert result.opened == 0
+    assert "CERTIFICATE_VERIFY_FAILED" in result.failures[0]
+
+
+def test_a_service_behind_tls_is_loaded_with_streams_and_clips(tmp_path: Path) -> None:
+    certificate, key = make_certificate(tmp_path)
+    search = ("--streams", "1", "--clients", "2", "--idle-streams", "0")
+    times = ("--seconds", "0.4", "--hop", "0.2", "--slo", "0.9", "--max-lag-seconds", "0.1")
+    sound = ("--sound", str(REPOSITORY / "examples" / "guitar.ogg"))
+    with serving(FakeRunner(keeps_calls=False), tls_certificate_file=certificate, tls_key_file=key) as server:
+        done = bench("--url", server.url, *search, *times, *sound, "--json", cwd=tmp_path, SSL_CERT_FILE=str(certificate))
+    report = json.loads(done.stdout)
+    assert [(stage["opened"], stage["failures"]) for stage in report["streams"]] == [(1, [])]
+    assert report["streams"][0]["client_lag"]["p50"] is not None
+    assert report["clips"][0]["clips_per_second"] > 0
+    assert report["clips"][0]["refused"] == {}
 
 
 def bench(*arguments: str, cwd: Path, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -244,30 +311,6 @@ def test_a_service_whose_start_is_not_waited_for_is_ended(tmp_path: Path) -> Non
         signal.signal(signal.SIGUSR1, before)
     with pytest.raises(ProcessLookupError):
         os.kill(int((tmp_path / "pid").read_text()), 0)
-
-
-class FadingTarget(Target):
-    """Answers no more once it was asked for its metrics a number of times."""
-
-    answers = 2
-
-    def read_metrics(self) -> dict[str, float]:
-        self.answers -= 1
-        if self.answers < 0:
-            raise TargetError("no answer")
-        return super().read_metrics()
-
-
-def test_a_search_that_fails_keeps_what_it_measured(server: AppServer) -> None:
-    plan = replace(PLAN, settle_seconds=0.2, measure_seconds=0.4)
-    report = run_benchmark(FadingTarget(server.url), plan, Course(streams=(2, 3, 4), idle_streams=0))
-    assert [stage.streams for stage in report.streams] == [2]
-    assert (report.largest, report.is_limit, report.clips, report.failure) == (2, False, (), "no answer")
-    assert "The search for more ended early: no answer." in summarize(report)
-    mute = FadingTarget(server.url)
-    mute.answers = 0
-    with pytest.raises(TargetError, match="no answer"):
-        run_benchmark(mute, plan, Course(streams=(2,), idle_streams=0))
 
 
 def test_the_service_around_a_free_model_answers_every_window_of_streams_below_real_speed() -> None:

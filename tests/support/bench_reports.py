@@ -25,6 +25,7 @@ def make_stage(streams: int, *broken: str) -> StreamStage:
         unanswered=3 if broken else 0,
         dropped_seconds=0.0,
         client_lag=LAGS,
+        lag_growth=0.002,
         server_lag=LAGS,
         lateness=LAGS,
         generator_cores=0.07,
