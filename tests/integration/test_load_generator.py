@@ -292,10 +292,11 @@ def test_a_service_that_does_not_start_says_why() -> None:
 
 
 def test_a_service_whose_start_is_not_waited_for_is_ended(tmp_path: Path) -> None:
-    """It says that it lives, by a signal, and would never be ready."""
+    """It says more than a pipe holds, so that who waits for it is reading; then it sends a signal, and would never be ready."""
     (tmp_path / "sleeper.py").write_text(
         "import os, signal, time\n"
         f"open({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid()))\n"
+        "print('not yet\\n' * 100_000, flush=True)\n"
         "os.kill(os.getppid(), signal.SIGUSR1)\n"
         "time.sleep(600)\n"
     )
