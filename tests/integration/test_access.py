@@ -28,7 +28,7 @@ from service.access.guard import NEEDED, Guard
 from service.access.keys import Limits
 from service.app import create_app
 from service.client import Client
-from service.errors import InvalidParameter, MissingScope, SettingsError, Unauthorised
+from service.errors import InvalidParameter, MissingScope, NotFound, SettingsError, Unauthorised
 from service.inference.runner import Int16Array
 from service.keeper.client import LocalKeeper
 from service.keeper.keeper import Keeper
@@ -72,6 +72,20 @@ def keys(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 def server(keys: dict[str, str]) -> Iterator[AppServer]:
     with serving(api_keys_file=keys["file"], cors_origins="https://page.example", allowed_hosts="tags.example") as server:
         yield server
+
+
+@pytest.mark.parametrize("path", ["/nope", "/v1/stream/", "/v1/stream%0A", "/"])
+def test_a_websocket_on_another_path_is_answered_as_a_request_is(path: str, server: AppServer, keys: dict[str, str]) -> None:
+    address = server.url.replace("http", "ws", 1) + path
+    with pytest.raises(InvalidStatus) as caught:
+        connect(address, additional_headers=bearer(keys["all"]))
+    answer = caught.value.response
+    assert (answer.status_code, answer.headers["content-type"]) == (404, "application/json")
+    error = json.loads(answer.body or b"")["error"]
+    assert (error["code"], error["retryable"]) == ("not_found", False)
+    assert "/v1/stream" in error["message"]
+    with Client(server.url + "/nope", api_key=keys["all"]) as client, pytest.raises(NotFound, match="/v1/stream"):
+        list(client.stream(SCENE))
 
 
 def refusal_by_name(url: str, name: str, key: str) -> tuple[str, int | None]:
