@@ -6,6 +6,7 @@ is answered here, as a request would be.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 from fastapi import Request, Security, WebSocket
@@ -30,6 +31,7 @@ STREAM_PATH = "/v1/stream"
 HEALTH = "/health/"
 """Probes ask for a pod or container by whatever it is called; what they are told is no secret."""
 BEARER = "bearer "
+SCHEME = re.compile(r"([A-Za-z]{1,20}) ")
 SECURITY = [Security(HTTPBearer(auto_error=False, description="An API key or a token, where the service has keys."))]
 """Says in the OpenAPI description what the door does; it asks nothing itself."""
 REFUSALS = error_responses(
@@ -57,6 +59,15 @@ def bearer_of(headers: Mapping[str, str]) -> str | None:
     """Return the credential of a header `Authorization: Bearer ...`."""
     value = headers.get("authorization", "")
     return value[len(BEARER) :].strip() if value.lower().startswith(BEARER) else None
+
+
+def scheme_of(headers: Mapping[str, str]) -> str | None:
+    """Return the scheme of a header `Authorization`; empty where it names none, for what stands there may be a key."""
+    value = headers.get("authorization")
+    if value is None:
+        return None
+    named = SCHEME.match(value)
+    return named[1] if named else ""
 
 
 def caller_of(request: Request) -> Caller:
@@ -124,6 +135,6 @@ class Admission:
         guard = self._services.guard
         if guard.is_public(path):
             return
-        scope[CALLER] = caller = guard.identify(bearer_of(headers))
+        scope[CALLER] = caller = guard.identify(bearer_of(headers), scheme=scheme_of(headers))
         guard.authorise(caller, path)
         await guard.count_request(caller)

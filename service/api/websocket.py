@@ -10,7 +10,7 @@ from fastapi import APIRouter, HTTPException, Request, WebSocket
 
 from service.access.guard import Caller, Guard
 from service.answers import error_body
-from service.api.admission import STREAM_PATH, asked_of, bearer_of
+from service.api.admission import STREAM_PATH, asked_of, bearer_of, scheme_of
 from service.api.error_handlers import error_response
 from service.api.middleware import new_id
 from service.api.socket_channel import SocketChannel
@@ -179,7 +179,7 @@ def _identify(websocket: WebSocket, guard: Guard) -> tuple[Caller, str | None]:
     credential = bearer_of(websocket.headers) or (bearer.removeprefix(BEARER_PROTOCOL) if bearer else None)
     if credential is None and (token := websocket.query_params.get("token")):
         return guard.identify(token, takes_keys=False), answered
-    return guard.identify(credential), answered
+    return guard.identify(credential, scheme=scheme_of(websocket.headers)), answered
 
 
 async def _refuse(websocket: WebSocket, error: ServiceError) -> None:

@@ -74,6 +74,23 @@ def server(keys: dict[str, str]) -> Iterator[AppServer]:
         yield server
 
 
+@pytest.mark.parametrize(
+    ("header", "words"),
+    [
+        ("Basic dXNlcjpwYXNz", "the header Authorization has the scheme Basic, wanted is Bearer"),
+        ("secret", "the header Authorization names no scheme, wanted is Bearer"),
+        ("", "the header Authorization names no scheme, wanted is Bearer"),
+    ],
+)
+def test_another_scheme_than_bearer_is_told_which_is_wanted(header: str, words: str, server: AppServer) -> None:
+    message = expect_error(httpx.get(server.url + "/v1/labels", headers={"Authorization": header}), 401, "unauthorised")
+    assert message.startswith(words)
+    with connect(stream_url(server.url, RAW), additional_headers={"Authorization": header}) as socket:
+        assert json.loads(socket.recv())["message"] == message
+    assert "secret" not in message
+    assert "dXNl" not in message
+
+
 @pytest.mark.parametrize("path", ["/nope", "/v1/stream/", "/v1/stream%0A", "/"])
 def test_a_websocket_on_another_path_is_answered_as_a_request_is(path: str, server: AppServer, keys: dict[str, str]) -> None:
     address = server.url.replace("http", "ws", 1) + path
@@ -715,8 +732,11 @@ def test_the_client_and_the_command_line_bring_a_key(server: AppServer, keys: di
     arguments = ["--url", server.url, str(clip)]
     assert run_sonotag("classify", *arguments, cwd=tmp_path, environ={"SONOTAG_API_KEY": keys["all"]}).code == exit_codes.OK
     assert run_sonotag("listen", "--pace", "0", *arguments, "--api-key-file", str(file), cwd=tmp_path).code == exit_codes.OK
-    done = run_sonotag("classify", *arguments, cwd=tmp_path)
-    assert (done.code, "there is no API key" in done.errors) == (exit_codes.FAILURE, True)
+    for command in ("classify", "listen"):
+        done = run_sonotag(command, *arguments, cwd=tmp_path)
+        assert (done.code, "there is no API key" in done.errors) == (exit_codes.FAILURE, True)
+        assert "give it to this command with SONOTAG_API_KEY or --api-key-file" in done.errors
+        assert done.errors.count("\n") == 1
 
 
 def test_keys_are_made_listed_and_revoked_on_the_command_line(tmp_path: Path) -> None:
