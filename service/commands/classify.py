@@ -21,7 +21,7 @@ from service.answers import ClassifyQuery, ClipAnswer, ErrorBody, error_body
 from service.client import BadAnswer, Unreachable
 from service.client.async_client import DEFAULT_CONCURRENCY
 from service.commands.answer_file import open_answers
-from service.commands.classify_flags import CONCURRENCY, add_arguments, check, make_query
+from service.commands.classify_flags import CONCURRENCY, add_arguments, answer_parts, check, make_query
 from service.commands.clip_output import ClipOutput, CsvOutput, JsonOutput, TableOutput
 from service.commands.clip_work import ClipWork, RemoteWork, open_local_work
 from service.commands.local_engine import ending_at_once
@@ -77,7 +77,9 @@ def _write_file(files: list[SoundFile], query: ClassifyQuery, args: argparse.Nam
     # Beside the sound it would be taken for a sound that cannot be read.
     files = [file for file in files if file.path is None or file.path.absolute() != path.absolute()]
     try:
-        with closing(open_answers(path)) as answers:
+        with closing(open_answers(path, answer_parts(query))) as answers:
+            if answers.doubt:
+                print(f"sonotag classify: {args.output}: {answers.doubt}", file=sys.stderr)
             left = [file for file in files if file.path is None or file.name not in answers.done]
             num_failed = 0
             if left:

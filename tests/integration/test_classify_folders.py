@@ -91,7 +91,12 @@ def test_a_file_is_written_by_the_model_here_too_with_what_json_has(tmp_path: Pa
     written = [json.loads(line) for line in (tmp_path / "x.jsonl").read_text().splitlines()]
     assert [line["file"] for line in written] == [json.loads(line)["file"] for line in shown.output.splitlines()]
     assert all(len(line["embedding"]) > 1 for line in written)
-    nothing = run_sonotag("classify", "--output", "x.jsonl", "--resume", "sounds", cwd=tmp_path)
+    other = run_sonotag("classify", "--output", "x.jsonl", "--resume", "sounds", cwd=tmp_path)
+    assert (other.code, other.errors) == (
+        exit_codes.USAGE,
+        "sonotag classify: x.jsonl cannot be gone on with: it was made with --embedding; the flags must be the same\n",
+    )
+    nothing = run_sonotag("classify", "--output", "x.jsonl", "--resume", "--embedding", "sounds", cwd=tmp_path)
     assert (nothing.code, nothing.errors) == (
         exit_codes.OK,
         "sonotag classify: x.jsonl: 0 files scored, 3 there already\n",
