@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from typing import Final, NamedTuple, Protocol, cast
 
 from service import exit_codes
+from service.commands.key_hint import add_hint
 from service.errors import SonotagError, StartError
 
 
@@ -85,7 +86,7 @@ def _run(module: CommandModule, args: argparse.Namespace, name: str) -> int:
         print(f"sonotag {name}: {error}", file=sys.stderr)
         return exit_codes.START
     except SonotagError as error:
-        print(f"sonotag {name}: {error}", file=sys.stderr)
+        print(f"sonotag {name}: {add_hint(error, str(error))}", file=sys.stderr)
         return exit_codes.FAILURE
     except KeyboardInterrupt:
         return exit_codes.INTERRUPTED

@@ -106,7 +106,8 @@ async def open_clip(
 
     Raises:
         ServiceError: See `score_clip` and `Decoders`.
-        QuotaExceeded: The caller may not send so much sound, by what the clip itself says of its length.
+        QuotaExceeded: The caller may not send so much sound now, by what the clip itself says of its length.
+        ClipTooLong: The caller may never send so much.
     """
     settings, metrics, decoders, rate = engine.settings, engine.metrics, engine.decoders, plan.spec.sample_rate
     num_bytes = file.seek(0, 2)
@@ -162,6 +163,7 @@ async def _metered(
     async with aclosing(windows):
         async for window in windows:
             num_read = reader.num_samples
+            meter.check_whole(num_read / rate)
             await meter.take((num_read - num_taken) / rate)
             num_taken = num_read
             yield window

@@ -47,11 +47,11 @@ class KeptQuotas:
         """See `Quotas`."""
         self._keeper.tell(CLOSE_KEY_STREAM, KeyStreamOver(key=key, lease=lease))
 
-    async def reserve_audio(self, key: str, limits: Limits, seconds: float, minimum: float) -> float:
+    async def reserve_audio(self, key: str, limits: Limits, seconds: float, minimum: float, held: float = 0.0) -> float:
         """See `Quotas`."""
         if limits.audio_seconds_per_day is None:
             return seconds
-        wanted = AudioWanted(key=key, limits=limits, seconds=seconds, minimum=minimum)
+        wanted = AudioWanted(key=key, limits=limits, seconds=seconds, minimum=minimum, held=held)
         return _check(await self._keeper.ask(RESERVE_AUDIO, wanted)).seconds
 
     async def return_audio(self, key: str, seconds: float) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable
 
 from service.capacity import StreamLimit, decide_limit
 from service.errors import StartError, Unavailable
-from service.inference.catalog import Catalog
+from service.inference.catalog import Catalog, place_of
 from service.keeper.reloads import RELOAD_SECONDS
 from service.keeper.topics import (
     DISCARD_MODELS,
@@ -161,5 +161,6 @@ class Reloading:
     def _without_paths(self, reason: str) -> str:
         """Return a reason as others may read it: paths of the machine stay in the log."""
         for bundle in self._services.settings.bundles:
+            reason = reason.replace(place_of(bundle.name, bundle.folder), f"model {bundle.name}")
             reason = reason.replace(str(bundle.folder), bundle.name)
         return reason

@@ -34,6 +34,19 @@ def parameter_error(error: pydantic.ValidationError, known: Collection[str], pre
     return describe_problem(where.rstrip("."), first["msg"], first["input"])
 
 
+def describe_document(error: pydantic.ValidationError) -> str:
+    """Return the first problem of a document, a file of ours as a rule, as the end of a sentence."""
+    first = error.errors(include_url=False, include_context=False)[0]
+    where = ".".join(str(part) for part in first["loc"])[:MAX_SHOWN]
+    match first["type"]:
+        case "missing":
+            return f"{where} is missing"
+        case "extra_forbidden":
+            return f"there is no {where} in it"
+    problem = first["msg"].removeprefix("Value error, ")
+    return f"{where}{': ' if where else ''}{problem[:1].lower()}{problem[1:]}"
+
+
 def describe_problem(where: str, problem: str, got: object) -> InvalidParameter:
     """Return the error for a value that does not fit.
 

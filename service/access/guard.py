@@ -118,11 +118,12 @@ class Guard:
         check_host(asked, self._hosts, takes_addresses=self._takes_addresses)
         check_origin(asked, self._origins)
 
-    def identify(self, credential: str | None, *, takes_keys: bool = True) -> Caller:
+    def identify(self, credential: str | None, *, takes_keys: bool = True, scheme: str | None = None) -> Caller:
         """Return who came with a credential.
 
         Args:
             credential: A key or a token; None without one.
+            scheme: Without one, the scheme that a header `Authorization` names; empty where it names none, None without it.
             takes_keys: Whether it came in a way that is good for keys too. What stands in an address does not stay secret.
 
         Raises:
@@ -131,6 +132,9 @@ class Guard:
         if self._keys is None:
             return ANYBODY
         if credential is None:
+            if scheme is not None:
+                named = f"has the scheme {scheme}" if scheme else "names no scheme"
+                raise Unauthorised(f"the header Authorization {named}, wanted is Bearer: {_HOW}")
             raise Unauthorised(f"there is no API key: {_HOW}")
         keys = self._keys.current()
         if looks_like_key(credential):

@@ -6,7 +6,7 @@ import asyncio
 from typing import Final
 
 from service.access.keys import Limits
-from service.access.quotas import Quotas
+from service.access.quotas import Quotas, check_fits
 
 BLOCK_SECONDS: Final = 10.0
 """So much sound is set aside at once: a live stream asks every ten seconds."""
@@ -32,13 +32,19 @@ class AudioMeter:
         # One at a time: another one would set aside what this one is about to leave.
         self._turn = asyncio.Lock()
 
+    def check_whole(self, seconds: float) -> None:
+        """See `Meter`."""
+        check_fits(self._limits, seconds - SLACK_SECONDS)
+
     async def require(self, seconds: float) -> None:
         """See `Meter`. No more than that is set aside: it may be long until it is used, and others of the same key come."""
+        check_fits(self._limits, seconds)
         async with self._turn:
             await self._require(seconds, 0.0)
 
     async def take(self, seconds: float) -> None:
         """See `Meter`."""
+        self.check_whole(seconds)
         async with self._turn:
             await self._require(seconds, BLOCK_SECONDS)
             self._left -= seconds
@@ -46,7 +52,8 @@ class AudioMeter:
     async def _require(self, seconds: float, block_seconds: float) -> None:
         if (lacking := seconds - self._left) > SLACK_SECONDS:
             wanted = max(lacking, block_seconds)
-            self._left += await self._quotas.reserve_audio(self._key, self._limits, wanted, lacking)
+            held = max(0.0, self._left)
+            self._left += await self._quotas.reserve_audio(self._key, self._limits, wanted, lacking, held)
 
     async def close(self) -> None:
         """Give back what was not used."""

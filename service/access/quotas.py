@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 from service.access.keys import Limits
-from service.errors import QuotaExceeded
+from service.errors import ClipTooLong, QuotaExceeded
 
 MINUTE_SECONDS: Final = 60.0
 HOUR_SECONDS: Final = 3600.0
@@ -47,14 +47,15 @@ class Quotas(Protocol):
         """A stream is over; one that is not known does not matter."""
         ...
 
-    async def reserve_audio(self, key: str, limits: Limits, seconds: float, minimum: float) -> float:
+    async def reserve_audio(self, key: str, limits: Limits, seconds: float, minimum: float, held: float = 0.0) -> float:
         """Set sound aside.
 
         Args:
             key: Whose.
             limits: What it is held to.
             seconds: How much is wanted, seconds.
-            minimum: How much is of use.
+            minimum: How much is of use; with what is held at most what the key may send in a day, see `check_fits`.
+            held: How much whoever asks has set aside and not used yet; it is still theirs.
 
         Returns:
             How much was set aside: at most what is wanted, at least the minimum.
@@ -116,7 +117,7 @@ class QuotaLedger:
         for usage in self._usages.values():
             usage.streams = {(owner, lease) for owner, lease in usage.streams if owner != worker}
 
-    def reserve_audio(self, key: str, limits: Limits, seconds: float, minimum: float, now: float) -> float:
+    def reserve_audio(self, key: str, limits: Limits, seconds: float, minimum: float, now: float, held: float = 0.0) -> float:
         """See `Quotas`."""
         limit = limits.audio_seconds_per_day
         if limit is None:
@@ -128,8 +129,9 @@ class QuotaLedger:
         left = limit - sum(audio.values())
         if left < minimum or left <= 0:
             raise QuotaExceeded(
-                f"this API key has {max(0.0, left):.1f} s of sound left of {limit:g} s in 24 hours, {minimum:.1f} s are needed",
-                retry_after_s=self._until(audio, limit, minimum, now),
+                f"this API key has {max(0.0, left + held):.1f} s of sound left of {limit:g} s in 24 hours, "
+                f"{minimum + held:.1f} s are needed",
+                retry_after_s=self._until(audio, left, minimum, now),
             )
         granted = min(seconds, left)
         audio[hour] = audio.get(hour, 0.0) + granted
@@ -147,14 +149,32 @@ class QuotaLedger:
         return self._usages.setdefault(key, _Usage())
 
     @staticmethod
-    def _until(audio: dict[int, float], limit: float, minimum: float, now: float) -> float | None:
-        """Return in how many seconds enough will have fallen out of the 24 hours; None where that is never enough."""
-        left = limit - sum(audio.values())
+    def _until(audio: dict[int, float], left: float, minimum: float, now: float) -> float:
+        """Return in how many seconds enough will have fallen out of the 24 hours."""
+        last = math.floor(now / HOUR_SECONDS)
         for hour in sorted(audio):
             left += audio[hour]
             if left >= minimum:
-                return _up((hour + HOURS) * HOUR_SECONDS - now)
-        return None
+                last = hour
+                break
+        return _up((last + HOURS) * HOUR_SECONDS - now)
+
+
+def check_fits(limits: Limits, seconds: float) -> None:
+    """Refuse sound that a key can never send at once.
+
+    Args:
+        limits: What the key is held to.
+        seconds: How long the sound is, or how much of it is known.
+
+    Raises:
+        ClipTooLong: It is longer than what the key may send in a whole day.
+    """
+    limit = limits.audio_seconds_per_day
+    if limit is not None and seconds > limit:
+        raise ClipTooLong(
+            f"{seconds:.1f} s of sound are needed at once, this API key may send {limit:g} s in 24 hours: that is never enough"
+        )
 
 
 def _up(seconds: float) -> float:

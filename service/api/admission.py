@@ -1,13 +1,15 @@
 """The door of REST: an ASGI layer around every request that asks `service.access.guard` before anything else is done.
 
-Websockets are asked in `service.api.websocket`, since what refuses them has to be told in a message.
+Websockets are asked in `service.api.websocket`, since what refuses them has to be told in a message. Only one for another path
+is answered here, as a request would be.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
-from fastapi import Request, Security
+from fastapi import Request, Security, WebSocket
 from fastapi.security import HTTPBearer
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -24,9 +26,12 @@ from service.services import Services
 
 CALLER = "sonotag.caller"
 """The key of a request's scope for who asks."""
+STREAM_PATH = "/v1/stream"
+"""The only one of a websocket. Exactly this: a route's pattern also takes a line feed after its end."""
 HEALTH = "/health/"
 """Probes ask for a pod or container by whatever it is called; what they are told is no secret."""
 BEARER = "bearer "
+SCHEME = re.compile(r"([A-Za-z]{1,20}) ")
 SECURITY = [Security(HTTPBearer(auto_error=False, description="An API key or a token, where the service has keys."))]
 """Says in the OpenAPI description what the door does; it asks nothing itself."""
 REFUSALS = error_responses(
@@ -56,11 +61,27 @@ def bearer_of(headers: Mapping[str, str]) -> str | None:
     return value[len(BEARER) :].strip() if value.lower().startswith(BEARER) else None
 
 
+def scheme_of(headers: Mapping[str, str]) -> str | None:
+    """Return the scheme of a header `Authorization`; empty where it names none, for what stands there may be a key."""
+    value = headers.get("authorization")
+    if value is None:
+        return None
+    named = SCHEME.match(value)
+    return named[1] if named else ""
+
+
 def caller_of(request: Request) -> Caller:
     """Return who asks; the door has let them in."""
     caller = request.scope[CALLER]
     assert isinstance(caller, Caller)
     return caller
+
+
+async def _refuse_websocket(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer an upgrade on a path that has none: a client that cannot read the answer has made a mistake in its program."""
+    error = NotFound(f"Not Found: {route_path(scope)[:200]!r}; the websocket is at {STREAM_PATH}")
+    log_refusal("stream", None, error.code, 0.0)
+    await WebSocket(scope, receive, send).send_denial_response(error_response(error))
 
 
 class Admission:
@@ -80,7 +101,10 @@ class Admission:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one connection."""
         if scope["type"] != "http":
-            await self._app(scope, receive, send)
+            if scope["type"] == "websocket" and route_path(scope) != STREAM_PATH:
+                await _refuse_websocket(scope, receive, send)
+            else:
+                await self._app(scope, receive, send)
             return
         started = self._services.clock()
         headers = Headers(scope=scope)
@@ -111,6 +135,6 @@ class Admission:
         guard = self._services.guard
         if guard.is_public(path):
             return
-        scope[CALLER] = caller = guard.identify(bearer_of(headers))
+        scope[CALLER] = caller = guard.identify(bearer_of(headers), scheme=scheme_of(headers))
         guard.authorise(caller, path)
         await guard.count_request(caller)

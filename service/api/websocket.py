@@ -10,7 +10,7 @@ from fastapi import APIRouter, HTTPException, Request, WebSocket
 
 from service.access.guard import Caller, Guard
 from service.answers import error_body
-from service.api.admission import asked_of, bearer_of
+from service.api.admission import STREAM_PATH, asked_of, bearer_of, scheme_of
 from service.api.error_handlers import error_response
 from service.api.middleware import new_id
 from service.api.socket_channel import SocketChannel
@@ -51,7 +51,7 @@ SUBPROTOCOL = "sonotag.subprotocol"
 """The key of a connection's scope for the subprotocol to answer with."""
 
 
-@router.websocket("/v1/stream")
+@router.websocket(STREAM_PATH)
 async def stream(websocket: WebSocket) -> None:
     """One live stream."""
     services: Services = websocket.app.state.services
@@ -179,7 +179,7 @@ def _identify(websocket: WebSocket, guard: Guard) -> tuple[Caller, str | None]:
     credential = bearer_of(websocket.headers) or (bearer.removeprefix(BEARER_PROTOCOL) if bearer else None)
     if credential is None and (token := websocket.query_params.get("token")):
         return guard.identify(token, takes_keys=False), answered
-    return guard.identify(credential), answered
+    return guard.identify(credential, scheme=scheme_of(websocket.headers)), answered
 
 
 async def _refuse(websocket: WebSocket, error: ServiceError) -> None:
@@ -217,7 +217,7 @@ def take_place(catalog: Catalog, query: Mapping[str, str], demand: Demand | None
     return batcher.live.take(whole_windows_per_second(batcher.spec, grid))
 
 
-@router.get("/v1/stream", include_in_schema=False)
+@router.get(STREAM_PATH, include_in_schema=False)
 async def explain(request: Request) -> None:
     """Tell a caller without an upgrade what this is."""
     raise HTTPException(426, "this is a websocket: connect with ws:// or wss://", {"Upgrade": "websocket"})

@@ -16,16 +16,13 @@ from av.audio.stream import AudioStream
 from av.container import InputContainer
 from av.packet import Packet
 
-from service.audio.formats import MAX_SAMPLE_RATE, MIN_SAMPLE_RATE
+from service.audio.formats import MAX_CHANNELS, MAX_SAMPLE_RATE, MIN_SAMPLE_RATE
 from service.audio.frames import FrameReader, Samples, to_float
 from service.audio.pcm import MonoMixer
 from service.audio.resampling import RateBridge
 from service.errors import DecodingFailed, UndecodableAudio, UnsupportedAudio
 
 Float32Array = npt.NDArray[np.float32]
-
-MAX_CHANNELS = 32
-"""Channels of a container: third-order ambisonics has 16, the widest cinema beds 24."""
 
 READ_BYTES = 256
 """FFmpeg reads up to these borders, counted from the start, and never across one. A file and its stream in any pieces so

@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 import soundfile
 
-from service.audio.containers import MAX_CHANNELS, READ_BYTES, ContainerDecoder
-from service.audio.formats import MAX_SAMPLE_RATE, MIN_SAMPLE_RATE
+from service.audio.containers import READ_BYTES, ContainerDecoder
+from service.audio.formats import MAX_CHANNELS, MAX_SAMPLE_RATE, MIN_SAMPLE_RATE
 from service.audio.pcm import MonoMixer
 from service.audio.recognition import IndexScanner, Recogniser
 from service.audio.wav_header import read_plain_header

@@ -12,6 +12,8 @@ ENCODINGS: tuple[str, ...] = get_args(Encoding)
 SAMPLE_BYTES: dict[str, int] = {"s16le": 2, "s32le": 4, "f32le": 4, "mulaw": 1, "alaw": 1}
 
 MAX_RAW_CHANNELS = 8
+MAX_CHANNELS = 32
+"""Of a file or container: third-order ambisonics has 16, the widest cinema beds 24."""
 MIN_SAMPLE_RATE = 4_000
 MAX_SAMPLE_RATE = 192_000
 

@@ -6,9 +6,19 @@ class of `service.errors` that the server raised itself, with its ``code``, ``me
 """
 
 from service.client.async_client import AsyncClient, Classified
-from service.client.errors import BadAnswer, Disconnected, Unreachable
+from service.client.errors import BadAnswer, ClientClosed, Disconnected, Unreachable
 from service.client.retry import Retry
 from service.client.sync_client import Client
 from service.errors import ServiceError
 
-__all__ = ["AsyncClient", "BadAnswer", "Classified", "Client", "Disconnected", "Retry", "ServiceError", "Unreachable"]
+__all__ = [
+    "AsyncClient",
+    "BadAnswer",
+    "Classified",
+    "Client",
+    "ClientClosed",
+    "Disconnected",
+    "Retry",
+    "ServiceError",
+    "Unreachable",
+]

@@ -17,7 +17,7 @@ from websockets.asyncio.client import ClientConnection
 
 from service.answers import CapacityAnswer, ClassifyQuery, ClipAnswer
 from service.client.connection import open_stream
-from service.client.errors import BadAnswer, Unreachable, connection_reason, response_error
+from service.client.errors import BadAnswer, ClientClosed, Unreachable, connection_reason, response_error
 from service.client.fields import ClassifyFields, StartFields, make_query, make_start, query_items
 from service.client.lines import NDJSON, read_lines
 from service.client.retry import Retry
@@ -89,8 +89,12 @@ class AsyncClient:
         await self.close()
 
     async def close(self) -> None:
-        """Close the connections."""
+        """Close the connections; what is asked afterwards raises `ClientClosed`."""
         await self._http.aclose()
+
+    def _check_open(self) -> None:
+        if self._http.is_closed:
+            raise ClientClosed
 
     async def classify(
         self,
@@ -110,7 +114,8 @@ class AsyncClient:
             fields: What is wanted: the parameters of POST /v1/classify; `events` is a boolean or a mapping.
 
         Raises:
-            ServiceError: What the server refused it with, or `Unreachable`, after the last try.
+            ServiceError: What the server refused it with, or `Unreachable`, after the last try; `InvalidParameter` for what
+                cannot be sent, `ClientClosed` after `close`.
             OSError: The file cannot be read.
         """
         return await self.classify_query(clip, make_query(fields), sample_rate=sample_rate, on_progress=on_progress)
@@ -135,6 +140,7 @@ class AsyncClient:
             ServiceError: As of `classify`.
             OSError: The file cannot be read.
         """
+        self._check_open()
         items, payload = query_items(query), make_payload(clip, sample_rate)
         if on_progress is None:
             return await self._retry.run(lambda: self._classify(payload, items))
@@ -150,6 +156,7 @@ class AsyncClient:
             concurrency: How many are under way at once, those included that wait for an earlier one to be taken.
             fields: As of `classify`.
         """
+        self._check_open()
         query = make_query(fields)
 
         async def attempt(clip: ClipT) -> Classified[ClipT]:
@@ -187,7 +194,8 @@ class AsyncClient:
             fields: What is wanted: the fields of `start`. Without `encoding` the bytes are a container, or an array's.
 
         Raises:
-            ServiceError: The server refused it, or ended it in no good order; what it said before has been yielded.
+            ServiceError: The server refused it, or ended it in no good order, or the source yields what is no frame; what the
+                server said before has been yielded.
         """
         document: dict[str, object] = dict(fields)
         if sample_rate is not None:
@@ -199,6 +207,7 @@ class AsyncClient:
 
     async def stream_frames(self, frames: AsyncIterator[Frame], start: Start) -> AsyncGenerator[ServerMessage, None]:
         """Do as `stream` does, with the configuration in one object."""
+        self._check_open()
         url = self._url.replace("http", "ws", 1) + "/v1/stream"
 
         async def connect(query: Mapping[str, str]) -> ClientConnection:
@@ -214,6 +223,7 @@ class AsyncClient:
         Raises:
             ServiceError: What the server refused it with, or `Unreachable`, after the last try.
         """
+        self._check_open()
         return await self._retry.run(self._capacity)
 
     async def _request(self, payload: Payload, items: tuple[tuple[str, str], ...], accept: str) -> httpx.Request:

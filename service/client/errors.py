@@ -5,7 +5,8 @@
     ServiceError          see `service.errors` for what a server answers with
     ├── Unreachable       no connection, or it broke before there was an answer; worth another try
     ├── Disconnected      a live stream broke off; its results so far were delivered
-    └── BadAnswer         what answers is no Sonotag, or a newer one that this client does not understand
+    ├── BadAnswer         what answers is no Sonotag, or a newer one that this client does not understand
+    └── ClientClosed      the client was closed before
 """
 
 from __future__ import annotations
@@ -42,9 +43,18 @@ class BadAnswer(ServiceError):
     code = "bad_answer"
 
 
+class ClientClosed(ServiceError):
+    """The client was closed, and does nothing any more."""
+
+    code = "client_closed"
+
+    def __init__(self) -> None:
+        super().__init__("the client is closed: make another one")
+
+
 def error_of(body: ErrorBody) -> ServiceError:
     """Return what the server raised. A code that this version does not know is a plain `ServiceError` with that code."""
-    kind = next((kind for kind in _kinds(ServiceError) if kind.code == body.code), ServiceError)
+    kind = next((kind for kind in _kinds(ServiceError) if kind.code == body.code and kind is not ClientClosed), ServiceError)
     error = kind(body.message, param=body.param, retry_after_s=body.retry_after_s)
     error.code, error.retryable = body.code, body.retryable
     return error

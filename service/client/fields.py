@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from typing import Any, TypedDict, cast
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, TypedDict
 
 import pydantic
 
 from service.answers import ClassifyQuery
 from service.audio.formats import Encoding
+from service.errors import InvalidParameter
 from service.postprocess.event_config import EventConfig
 from service.postprocess.scores import Aggregation
 from service.streaming.messages import OnLag, Start
@@ -58,7 +59,7 @@ def make_query(fields: ClassifyFields) -> ClassifyQuery:
     document = dict(fields)
     for name in ("labels", "exclude"):
         if name in document:
-            document[name] = [str(label) for label in cast(Sequence[object], document[name])]
+            document[name] = [str(label) for label in _label_list(name, document[name])]
     if "events" in document:
         document["events"] = json.dumps(_plain(document["events"]))
     try:
@@ -87,11 +88,17 @@ def make_start(fields: Mapping[str, object]) -> Start:
         document["events"] = _plain(document["events"])
     for name in ("labels", "exclude"):
         if name in document:
-            document[name] = list(document[name])
+            document[name] = _label_list(name, document[name])
     try:
         return Start.model_validate(document)
     except pydantic.ValidationError as error:
         raise parameter_error(error, Start.model_fields) from error
+
+
+def _label_list(name: str, labels: object) -> list[object]:
+    if isinstance(labels, (str, bytes)) or not isinstance(labels, Iterable):
+        raise InvalidParameter(f"{name} is {str(labels)[:80]!r}; a list of names or ids is expected, also for one", param=name)
+    return list(labels)
 
 
 def _plain(events: object) -> object:

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import soundfile
 
+from service.audio.formats import MAX_CHANNELS, MAX_SAMPLE_RATE, MIN_SAMPLE_RATE
 from service.errors import InvalidParameter
 from service.streaming.messages import ClientMessage
 
@@ -75,20 +76,26 @@ def make_payload(clip: Clip, sample_rate: int | None) -> Payload:
     """Return what is sent of a clip; samples are sent as a WAV file.
 
     Raises:
-        InvalidParameter: Samples without a sample rate, of another type or another shape.
+        InvalidParameter: It is none of the forms of a clip; a file that is closed or read as text; samples without a sample
+            rate, of another type or another shape.
     """
     if isinstance(clip, np.ndarray):
         file = io.BytesIO()
-        is_integer, samples = _check(clip, sample_rate)
-        assert sample_rate is not None
-        soundfile.write(file, samples, sample_rate, format="WAV", subtype="PCM_16" if is_integer else "FLOAT")
+        is_integer, samples, rate = _check(clip, sample_rate)
+        soundfile.write(file, samples, rate, format="WAV", subtype="PCM_16" if is_integer else "FLOAT")
         return Payload(None, file)
+    if not (isinstance(clip, (str, os.PathLike, bytes)) or hasattr(clip, "read")):
+        raise InvalidParameter(
+            f"the clip is a {type(clip).__name__}; expected is a path, the bytes of a file, a file that is open for reading "
+            "bytes, or samples as a NumPy array"
+        )
     if sample_rate is not None:
         raise InvalidParameter("sample_rate goes with an array of samples: a file tells its own", param="sample_rate")
     if isinstance(clip, bytes):
         return Payload(None, io.BytesIO(clip))
     if isinstance(clip, (str, os.PathLike)):
         return Payload(Path(clip), None)
+    _check_file(clip)
     return Payload(None, clip)
 
 
@@ -98,11 +105,10 @@ def open_live(source: LiveSource, fields: dict[str, object]) -> AsyncIterator[Fr
     What is there already is scored without loss, however long it takes (``on_lag="wait"``), unless the fields say otherwise.
 
     Raises:
-        InvalidParameter: As of `make_payload`.
+        InvalidParameter: As of `make_payload`; the frames raise it where the source yields something else than frames.
     """
     if isinstance(source, np.ndarray):
-        rate = fields.get("sample_rate")
-        is_integer, samples = _check(source, rate if isinstance(rate, int) else None)
+        is_integer, samples, fields["sample_rate"] = _check(source, fields.get("sample_rate"))
         fields["encoding"] = "s16le" if is_integer else "f32le"
         fields["channels"] = 1 if samples.ndim == 1 else samples.shape[1]
         source = samples.astype("<i2" if is_integer else "<f4").tobytes()
@@ -110,10 +116,30 @@ def open_live(source: LiveSource, fields: dict[str, object]) -> AsyncIterator[Fr
         fields.setdefault("on_lag", "wait")
         return make_payload(source, None).chunks()
     if isinstance(source, AsyncIterable):
-        return aiter(source)
+        return _checked(aiter(source))
     if hasattr(source, "read"):
-        return _read(cast(IO[bytes], source))
-    return _take(cast(Iterable[Frame], source))
+        file = cast(IO[bytes], source)
+        _check_file(file)
+        return _checked(_read(file))
+    if not isinstance(source, Iterable):
+        raise InvalidParameter(f"the source is a {type(source).__name__}; expected is a clip, or an iterable of bytes")
+    return _checked(_take(source))
+
+
+async def _checked(frames: AsyncIterator[object]) -> AsyncIterator[Frame]:
+    """Yield what a caller's source yields.
+
+    Raises:
+        InvalidParameter: It is no frame.
+    """
+    async for frame in frames:
+        if isinstance(frame, (bytearray, memoryview)):
+            yield bytes(frame)
+        elif isinstance(frame, (bytes, ClientMessage)):
+            yield frame
+        else:
+            hint = ": its tobytes() are, in the encoding that is named" if isinstance(frame, np.ndarray) else ""
+            raise InvalidParameter(f"the source yields a {type(frame).__name__}; bytes are expected{hint}")
 
 
 async def _read(file: IO[bytes]) -> AsyncIterator[bytes]:
@@ -129,13 +155,32 @@ async def _take(frames: Iterable[Frame]) -> AsyncIterator[Frame]:
         yield frame
 
 
-def _check(samples: Array, sample_rate: int | None) -> tuple[bool, Array]:
+def _check_file(file: object) -> None:
+    if isinstance(file, io.TextIOBase):
+        raise InvalidParameter("the file is open for reading text; open it with the mode 'rb'")
+    if getattr(file, "closed", False):
+        raise InvalidParameter("the file is closed")
+
+
+def _check(samples: Array, sample_rate: object) -> tuple[bool, Array, int]:
+    """Return whether samples are integers, the samples, and their rate."""
     if sample_rate is None:
         raise InvalidParameter("an array of samples needs its sample_rate", param="sample_rate")
+    if not (isinstance(sample_rate, (int, np.integer)) and MIN_SAMPLE_RATE <= sample_rate <= MAX_SAMPLE_RATE):
+        raise InvalidParameter(
+            f"sample_rate is {sample_rate!r}; a whole number from {MIN_SAMPLE_RATE} to {MAX_SAMPLE_RATE} Hz is expected",
+            param="sample_rate",
+        )
     if samples.ndim not in (1, 2):
         raise InvalidParameter(f"the samples have the shape {samples.shape}; [n] or [n, channels] is expected")
+    if samples.ndim == 2 and not 1 <= samples.shape[1] <= MAX_CHANNELS:
+        hint = ", which is this one's .T" if 1 <= samples.shape[0] <= MAX_CHANNELS else ""
+        raise InvalidParameter(
+            f"the samples have the shape {samples.shape}, which is {samples.shape[1]} channels of {samples.shape[0]} samples; "
+            f"[n] or [n, channels] is expected{hint}, with 1 to {MAX_CHANNELS} channels"
+        )
     if samples.dtype == np.int16:
-        return True, samples
+        return True, samples, int(sample_rate)
     if not np.issubdtype(samples.dtype, np.floating):
         raise InvalidParameter(f"the samples are {samples.dtype}; float in [-1, 1] or int16 is expected")
-    return False, samples.astype(np.float32)
+    return False, samples.astype(np.float32), int(sample_rate)

@@ -16,6 +16,7 @@ from service.client.async_client import (
     Classified,
     ClipT,
 )
+from service.client.errors import ClientClosed
 from service.client.fields import ClassifyFields, StartFields
 from service.client.retry import Retry
 from service.client.sounds import Clip, LiveSource
@@ -52,6 +53,7 @@ class Client:
         # A program that forgets to close it can end all the same.
         self._thread = threading.Thread(target=self._loop.run_forever, name="sonotag-client", daemon=True)
         self._thread.start()
+        self._ends: set[Callable[[], Coroutine[Any, Any, None]]] = set()
 
     def __enter__(self) -> Client:
         return self
@@ -60,9 +62,11 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """Close the connections and end the thread."""
+        """Close the connections and end the thread; what is asked afterwards raises `ClientClosed`."""
         if self._loop.is_closed():
             return
+        for end in list(self._ends):
+            self._run(end())
         self._run(self._client.close())
         self._run(self._loop.shutdown_default_executor())
         self._loop.call_soon_threadsafe(self._loop.stop)
@@ -97,6 +101,9 @@ class Client:
         return self._run(self._client.capacity())
 
     def _run(self, coroutine: Coroutine[Any, Any, Item]) -> Item:
+        if self._loop.is_closed():
+            coroutine.close()
+            raise ClientClosed
         future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
         try:
             return future.result()
@@ -117,8 +124,15 @@ class Client:
             async with turn:  # an interrupted step ends first
                 await items.aclose()
 
+        async def leave() -> None:
+            if not turn.locked():  # else another thread is in the middle of a step
+                await end()
+
+        self._ends.add(leave)
         try:
             while (taken := self._run(take())) is not None:
                 yield taken[0]
         finally:
-            self._run(end())
+            self._ends.discard(leave)
+            if not self._loop.is_closed():
+                self._run(end())

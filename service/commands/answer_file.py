@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from itertools import groupby
 from pathlib import Path
-from typing import IO, Protocol
+from typing import IO, NamedTuple, Protocol
 
 from service.commands.clip_output import CSV_COLUMNS, ClipOutput, CsvOutput, JsonOutput, csv_text
 from service.commands.parquet_file import ParquetFile, require_parquet
@@ -21,6 +21,11 @@ from service.errors import InvalidParameter
 
 JSON_SUFFIXES = (".jsonl", ".ndjson")
 SUFFIXES = (".csv", *JSON_SUFFIXES, ".parquet")
+
+PART_FLAGS = {"windows": "--timeline", "events": "--events", "embedding": "--embedding"}
+"""The parts of an answer that are there only where they are asked for, and with which flag."""
+_KINDS = {"windows": "window", "events": "event"}
+"""Their rows in CSV and Parquet."""
 
 _CUT_CHARACTER = "\ufffd"
 
@@ -31,10 +36,12 @@ class AnswerFile(Protocol):
     Attributes:
         output: Turns what is known of a sound file into text.
         done: The sound files that are answered in it, by their names as shown.
+        doubt: What should be said of what is in it already; empty as a rule.
     """
 
     output: ClipOutput
     done: frozenset[str]
+    doubt: str
 
     def write(self, text: str) -> None:
         """Add what `output` made of one sound file.
@@ -73,19 +80,25 @@ def check_output(path: Path, *, resume: bool) -> None:
             raise InvalidParameter(f"{there} is there already: --resume goes on with it, or remove it first", param="output")
 
 
-def open_answers(path: Path) -> AnswerFile:
+def open_answers(path: Path, parts: frozenset[str]) -> AnswerFile:
     """Open a file for answers; go on with what is in it.
 
     What is not whole, because a run was ended while it wrote, is taken out, and so are errors: those files are tried again.
 
+    Args:
+        path: Where it is or will be.
+        parts: What answers will have, of `PART_FLAGS`. A file whose answers have others, as far as they tell, is not gone on
+            with.
+
     Raises:
-        InvalidParameter: What is there was not written by this command.
+        InvalidParameter: What is there was not written by this command, or not with these parts.
         OSError: It cannot be read or written.
     """
     if path.suffix.lower() == ".parquet":
-        return _ParquetAnswers(path)
-    is_csv = path.suffix.lower() == ".csv"
-    return _TextAnswers(path, CsvOutput() if is_csv else JsonOutput(), _answered_rows if is_csv else _answered_lines)
+        return _ParquetAnswers(path, parts)
+    if path.suffix.lower() == ".csv":
+        return _TextAnswers(path, parts, CsvOutput(), _answered_rows)
+    return _TextAnswers(path, parts, JsonOutput(), _answered_lines)
 
 
 def partial_path(path: Path) -> Path:
@@ -93,14 +106,51 @@ def partial_path(path: Path) -> Path:
     return path.with_name(f".{path.name}.partial")
 
 
-Answered = Callable[[IO[str], bool], Iterator[tuple[str, str]]]
-"""Takes a file and whether it ends with a whole line; yields the sound files that are answered, with the text about them."""
+class _Answered(NamedTuple):
+    """A sound file that is answered: the text about it, and the parts that this shows, or kinds of rows."""
+
+    file: str
+    text: str
+    shown: frozenset[str]
+
+
+ReadAnswers = Callable[[IO[str], bool], Iterator[_Answered]]
+"""Takes a file and whether it ends with a whole line."""
+
+
+def check_lines(shown: frozenset[str], parts: frozenset[str]) -> None:
+    """Refuse to go on with answers that have other parts, in a form that shows all of them.
+
+    Raises:
+        ValueError: They have.
+    """
+    for part, flag in PART_FLAGS.items():
+        if (part in shown) != (part in parts):
+            raise ValueError(f"it was made {'with' if part in shown else 'without'} {flag}; the flags must be the same")
+
+
+def check_rows(kinds: frozenset[str], parts: frozenset[str]) -> str:
+    """Refuse to go on with rows that have other parts; return what should be said where they do not tell.
+
+    Raises:
+        ValueError: They have.
+    """
+    shown = frozenset(part for part, kind in _KINDS.items() if kind in kinds) | (parts & {"embedding"})  # in JSON only
+    if "clip" not in kinds:  # nothing reached the threshold: what is not there need not have been left out
+        shown |= parts
+    is_doubtful = "events" in parts - shown
+    # Of a clip that has a tag some window has it too; an event it need not have.
+    check_lines(shown | {"events"} if is_doubtful else shown, parts)
+    return "there is no event in it yet: where it was made without --events, begin another one" if is_doubtful else ""
 
 
 class _TextAnswers:
-    def __init__(self, path: Path, output: ClipOutput, answered: Answered) -> None:
+    def __init__(self, path: Path, parts: frozenset[str], output: ClipOutput, read: ReadAnswers) -> None:
         self.output = output
-        self.done = _repair(path, output, answered) if path.exists() else frozenset()
+        self.doubt = ""
+        self.done: frozenset[str] = frozenset()
+        if path.exists():
+            self.done, self.doubt = _repair(path, parts, output, read)
         # Unbuffered: a run that is killed leaves whole answers behind.
         self._file = path.open("ab", buffering=0)
         if not self._file.tell():
@@ -119,11 +169,15 @@ class _TextAnswers:
 
 
 class _ParquetAnswers:
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, parts: frozenset[str]) -> None:
         self._table = ParquetFile(path)
-        answered = self._table.answered()
+        answered, kinds = self._table.answered()
+        try:
+            self.doubt = check_rows(kinds, parts)
+        except ValueError as error:
+            raise InvalidParameter(f"{path} cannot be gone on with: {error}", param="output") from error
         self._partial = partial_path(path)
-        self._lines = _TextAnswers(self._partial, JsonOutput(), _answered_lines)
+        self._lines = _TextAnswers(self._partial, parts, JsonOutput(), _answered_lines)
         self.output: ClipOutput = self._lines.output
         self.done = self._lines.done | answered
 
@@ -139,10 +193,10 @@ class _ParquetAnswers:
         self._lines.close()
 
 
-def _repair(path: Path, output: ClipOutput, answered: Answered) -> frozenset[str]:
-    """Take out what is not whole and return what is answered."""
+def _repair(path: Path, parts: frozenset[str], output: ClipOutput, read: ReadAnswers) -> tuple[frozenset[str], str]:
+    """Take out what is not whole; return what is answered, and what should be said of it."""
     repaired = path.with_name(f".{path.name}.repaired")
-    done = set()
+    done, kinds, doubt = set[str](), set[str](), ""
     try:
         is_whole = _ends_whole(path)
         # A character that is cut in two can only be at the end, which is taken out.
@@ -151,19 +205,24 @@ def _repair(path: Path, output: ClipOutput, answered: Answered) -> frozenset[str
             repaired.open("w", encoding="utf-8", newline="") as new,
         ):
             new.write(output.head())
-            for file, text in answered(old, is_whole):
+            for file, text, shown in read(old, is_whole):
+                if read is _answered_lines:
+                    check_lines(shown, parts)
                 done.add(file)
+                kinds |= shown
                 new.write(text)
+        if read is _answered_rows:
+            doubt = check_rows(frozenset(kinds), parts)
         repaired.replace(path)
     except (ValueError, csv.Error) as error:
         raise InvalidParameter(f"{path} cannot be gone on with: {error}", param="output") from error
     finally:
         with suppress(FileNotFoundError):
             repaired.unlink()
-    return frozenset(done)
+    return frozenset(done), doubt
 
 
-def _answered_lines(old: IO[str], is_whole: bool) -> Iterator[tuple[str, str]]:
+def _answered_lines(old: IO[str], is_whole: bool) -> Iterator[_Answered]:
     for number, line in enumerate(old, 1):
         if not is_whole and not line.endswith("\n"):
             return  # a run was ended while it wrote
@@ -171,10 +230,10 @@ def _answered_lines(old: IO[str], is_whole: bool) -> Iterator[tuple[str, str]]:
         if not isinstance(document, dict) or not isinstance(document.get("file"), str):
             raise ValueError(f"line {number} is no line of sonotag classify --json")
         if "error" not in document:
-            yield document["file"], line
+            yield _Answered(document["file"], line, frozenset(PART_FLAGS.keys() & document.keys()))
 
 
-def _answered_rows(old: IO[str], is_whole: bool) -> Iterator[tuple[str, str]]:
+def _answered_rows(old: IO[str], is_whole: bool) -> Iterator[_Answered]:
     rows = csv.reader(old, strict=is_whole)
     if (head := next(rows, None)) is not None and tuple(head) != CSV_COLUMNS:
         raise ValueError(f"its first line is not {','.join(CSV_COLUMNS)}")
@@ -184,10 +243,14 @@ def _answered_rows(old: IO[str], is_whole: bool) -> Iterator[tuple[str, str]]:
         # The last line may be cut inside the name of the sound that the lines before it are about.
         is_cut = not is_whole and len(current[0]) == 1 and last is not None and last[0].startswith(file.rstrip(_CUT_CHARACTER))
         if last is not None and not is_cut and not _is_error(last[1]):
-            yield last[0], csv_text(last[1])
+            yield _answered_by(*last)
         last = file, current
     if last is not None and is_whole and not _is_error(last[1]):
-        yield last[0], csv_text(last[1])
+        yield _answered_by(*last)
+
+
+def _answered_by(file: str, rows: list[list[str]]) -> _Answered:
+    return _Answered(file, csv_text(rows), frozenset(row[1] for row in rows))
 
 
 def _ends_whole(path: Path) -> bool:

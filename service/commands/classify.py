@@ -1,6 +1,7 @@
 """`sonotag classify`: say what is heard in files, in this process or by a service (--url): a table, JSON lines or CSV.
 
-Folders are searched all the way down; `-` reads one file from standard input. A file that cannot be scored is reported and
+Folders are searched all the way down, but for files that are no sound by their names (.txt, .png and the like); `-` reads one
+file from standard input. A file that cannot be scored is reported and
 the rest goes on; the exit code is 1 then. The flags and the numbers are those of POST /v1/classify.
 """
 
@@ -21,14 +22,14 @@ from service.answers import ClassifyQuery, ClipAnswer, ErrorBody, error_body
 from service.client import BadAnswer, Unreachable
 from service.client.async_client import DEFAULT_CONCURRENCY
 from service.commands.answer_file import open_answers
-from service.commands.classify_flags import CONCURRENCY, add_arguments, check, make_query
+from service.commands.classify_flags import CONCURRENCY, add_arguments, answer_parts, check, make_query
 from service.commands.clip_output import ClipOutput, CsvOutput, JsonOutput, TableOutput
 from service.commands.clip_work import ClipWork, RemoteWork, open_local_work
 from service.commands.local_engine import ending_at_once
 from service.commands.progress import ProgressBar
 from service.commands.remote import open_client
 from service.commands.setting_flags import read_settings
-from service.commands.sound_files import STANDARD_INPUT, SoundFile, find_sound_files
+from service.commands.sound_files import STANDARD_INPUT, SoundFile, find_sound_files, leave_out
 from service.errors import Forbidden, InvalidParameter, NotFound, ServiceError, Unauthorised
 from service.settings import Settings
 
@@ -49,9 +50,12 @@ def run(args: argparse.Namespace) -> int:
         if STANDARD_INPUT in args.paths and sys.stdin.isatty():
             raise InvalidParameter("- reads a file from standard input, which is a terminal here: sonotag classify - < FILE")
         # Before the event loop runs: a read that blocks here is one that Control-C ends.
-        files = find_sound_files(args.paths, settings.max_body_bytes)
+        files, others = leave_out(_without_output(find_sound_files(args.paths, settings.max_body_bytes), args.output))
+        if others:
+            print(f"sonotag classify: {_left_out(others)}", file=sys.stderr)
         if not files:
-            print(f"sonotag classify: there is no file in {', '.join(args.paths)}", file=sys.stderr)
+            what = "other file" if others else "file"
+            print(f"sonotag classify: there is no {what} in {', '.join(args.paths)}", file=sys.stderr)
             return exit_codes.FAILURE
         if args.output is not None:
             return _write_file(files, query, args, settings)
@@ -65,6 +69,20 @@ def run(args: argparse.Namespace) -> int:
         return exit_codes.USAGE
 
 
+def _without_output(files: list[SoundFile], output: str | None) -> list[SoundFile]:
+    """Leave out what is written: beside the sound it would be taken for a sound that cannot be read."""
+    if output is None:
+        return files
+    path = Path(output).absolute()
+    return [file for file in files if file.path is None or file.path.absolute() != path]
+
+
+def _left_out(others: list[SoundFile]) -> str:
+    suffixes = sorted({file.path.suffix.lower() for file in others if file.path is not None})
+    count = "1 file is" if len(others) == 1 else f"{len(others)} files are"
+    return f"{count} left out as no sound by the name ({', '.join(suffixes)}); what is named itself is read in any case"
+
+
 def _make_output(args: argparse.Namespace) -> ClipOutput:
     if args.json:
         return JsonOutput()
@@ -74,10 +92,10 @@ def _make_output(args: argparse.Namespace) -> ClipOutput:
 def _write_file(files: list[SoundFile], query: ClassifyQuery, args: argparse.Namespace, settings: Settings) -> int:
     """Write the answers to `--output` and say on standard error what became of the files."""
     path = Path(args.output)
-    # Beside the sound it would be taken for a sound that cannot be read.
-    files = [file for file in files if file.path is None or file.path.absolute() != path.absolute()]
     try:
-        with closing(open_answers(path)) as answers:
+        with closing(open_answers(path, answer_parts(query))) as answers:
+            if answers.doubt:
+                print(f"sonotag classify: {args.output}: {answers.doubt}", file=sys.stderr)
             left = [file for file in files if file.path is None or file.name not in answers.done]
             num_failed = 0
             if left:

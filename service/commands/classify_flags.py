@@ -36,7 +36,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--resume",
         action="store_true",
-        help="go on with --output: files that are answered in it are left out, failed ones are not",
+        help="go on with --output: files that are answered in it are left out, failed ones are not. The other flags must be "
+        "those that it was made with: what was asked, and of which model, is not written down in it",
     )
     parser.add_argument(
         "--jobs",
@@ -76,6 +77,12 @@ def check(args: argparse.Namespace) -> None:
         check_output(Path(args.output), resume=args.resume)
     elif args.resume:
         raise InvalidParameter("--resume goes on with a file: name it with --output")
+
+
+def answer_parts(query: ClassifyQuery) -> frozenset[str]:
+    """Return what answers have beside the tags, of `PART_FLAGS`."""
+    asked = {"windows": query.timeline, "events": query.events is not None, "embedding": query.embedding}
+    return frozenset(part for part, is_asked in asked.items() if is_asked)
 
 
 def make_query(args: argparse.Namespace) -> ClassifyQuery:

@@ -117,6 +117,8 @@ def raw_format(args: argparse.Namespace) -> RawFormat | None:
 def choices(args: argparse.Namespace, source: Source) -> list[tuple[str, str]]:
     """Return what is wanted of the sound, as a stream's query."""
     items = [(name, value) for name, value in query_items(args) if name != "channel"]  # the source's business
+    if args.model is not None:
+        items.append(("model", args.model))
     if args.no_events:
         items.append(("events", "false"))
     if args.event_options is not None:

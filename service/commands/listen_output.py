@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from typing import NamedTuple, Protocol
 
+from service.commands.key_hint import add_hint
 from service.streaming.messages import ErrorMessage, EventMessage, ServerMessage, Summary, Tags, Warn
 
 
@@ -83,7 +84,7 @@ class MessagePrinter:
 
 
 def _error_line(error: ErrorMessage) -> str:
-    return f"sonotag listen: {error.message}\n"
+    return f"sonotag listen: {add_hint(error.code, error.message)}\n"
 
 
 def _event_line(event: EventMessage) -> str:

@@ -44,16 +44,17 @@ class ParquetFile:
         self._path = path
         self._schema = _schema()
 
-    def answered(self) -> frozenset[str]:
-        """Return the sound files that are answered in it.
+    def answered(self) -> tuple[frozenset[str], frozenset[str]]:
+        """Return the sound files that are answered in it, and the kinds of its rows.
 
         Raises:
             InvalidParameter: It was not written by this command.
         """
-        names: set[str] = set()
+        names, kinds = set[str](), set[str]()
         for table in self._tables():
             names.update(table.column("file").to_pylist())
-        return frozenset(names)
+            kinds.update(table.column("kind").to_pylist())
+        return frozenset(names), frozenset(kinds)
 
     def extend(self, lines: Path) -> None:
         """Replace the file by one with its answers and those in a file of JSON lines; errors in it are left out.

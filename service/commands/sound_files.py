@@ -17,6 +17,13 @@ STANDARD_INPUT = "-"
 SPOOL_BYTES = 8 * 1024**2
 """What comes through a pipe is held in memory up to this size, three quarters of a minute of CD sound, then on disk."""
 _COPY_BYTES = 1024**2
+_TEXTS = ".txt .md .rst .pdf .htm .html .css .log .nfo .rtf .doc .docx .odt .xls .xlsx"
+_TABLES = ".csv .tsv .json .jsonl .ndjson .parquet .xml .yaml .yml .toml .ini .cfg"
+_PICTURES = ".png .jpg .jpeg .gif .bmp .webp .svg .tif .tiff .heic .ico .psd"
+_NOTES = ".cue .m3u .m3u8 .pls .xspf .srt .vtt .lrc .textgrid .eaf .jams .sfk .asd"
+_PROGRAMS = ".py .ipynb .js .sh .bat .zip .gz .bz2 .xz .7z .rar .tar .tgz .sha256 .md5"
+OTHER_SUFFIXES = frozenset(f"{_TEXTS} {_TABLES} {_PICTURES} {_NOTES} {_PROGRAMS}".split())
+"""Of files that are no sound. None of them is a name that sound has somewhere."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,12 +35,14 @@ class SoundFile:
         path: Where it is; None for what came through a pipe.
         spooled: What came through a pipe.
         trouble: Why it cannot be read, where that is known already.
+        is_found: Whether it lies in a folder that was named, and was not named itself.
     """
 
     name: str
     path: Path | None
     spooled: IO[bytes] | None = None
     trouble: OSError | None = None
+    is_found: bool = False
 
     def open(self) -> IO[bytes]:
         """Open it, seekable, for reading.
@@ -77,6 +86,20 @@ def find_sound_files(paths: Iterable[str], max_bytes: int) -> list[SoundFile]:
     return files
 
 
+def leave_out(files: Iterable[SoundFile]) -> tuple[list[SoundFile], list[SoundFile]]:
+    """Return the files to be scored, and those in folders that are no sound by their names.
+
+    What a file is its bytes tell, not its name; but texts, pictures and tables lie beside sound as a rule, and need not each be
+    reported as sound that cannot be read. Any other name may be sound, and so may whatever was named itself.
+    """
+    kept: list[SoundFile] = []
+    left: list[SoundFile] = []
+    for file in files:
+        is_other = file.is_found and file.path is not None and file.path.suffix.lower() in OTHER_SUFFIXES
+        (left if is_other else kept).append(file)
+    return kept, left
+
+
 def is_pipe(path: str) -> bool:
     """Return whether a path is there and something that can only be read once: a named pipe, `/dev/stdin`, `<(command)`."""
     try:
@@ -99,7 +122,7 @@ def _walk(folder: str) -> Iterator[SoundFile]:
         for name in sorted(names):
             path = Path(root, name)
             if not name.startswith(".") and (path.is_file() or not path.exists()):
-                yield SoundFile(printable(str(path)), path)
+                yield SoundFile(printable(str(path)), path, is_found=True)
     for error in locked:
         yield SoundFile(printable(str(error.filename)), None, trouble=error)
 

@@ -30,6 +30,8 @@ from service.observer import Observer
 from service.tracing import Lap
 
 MIN_RETRY_AFTER_SECONDS = 0.1
+RESTART_SECONDS = 5.0
+"""A guess: how long it takes until another process serves in place of one whose model stopped."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +144,7 @@ class Batcher:
             listener=_Messenger(self),
         )
         self._refusal: Callable[[], ServiceError] = partial(
-            InferenceFailed, f"model {self._spec.name} stopped working", retry_after_s=None
+            InferenceFailed, f"model {self._spec.name} stopped working", retry_after_s=RESTART_SECONDS
         )
         self._loop: asyncio.AbstractEventLoop | None = None
         self._finished = asyncio.Event()
@@ -202,11 +204,13 @@ class Batcher:
             return Reservation(self._thread, grant)
         limit = self._thread.limit(priority)
         if num_windows > limit:
-            raise QueueFull(
+            error = QueueFull(
                 f"the request needs {num_windows} places in the queue and a {priority.value} request can have {limit} at most "
                 f"(SONOTAG_MAX_QUEUE_WINDOWS is {self._max_queue_windows})",
                 retry_after_s=None,
             )
+            error.retryable = False
+            raise error
         free = self._thread.free_places(priority)
         raise QueueFull(
             f"the queue is full: {self.depth} windows wait, {free} of its {limit} {priority.value} places are free, "
@@ -334,7 +338,7 @@ class Batcher:
             if window.answer.done():
                 continue
             if not np.isfinite(output.scores[row]).all():
-                window.answer.set_exception(InferenceFailed("the model gave scores that are no numbers", retry_after_s=None))
+                window.answer.set_exception(_no_numbers())
                 continue
             embedding = output.embedding[row] if window.embedding and output.embedding is not None else None
             queued = run.started - window.submitted_at
@@ -399,6 +403,12 @@ class Batcher:
             raise ValueError(f"a window of {len(waveform)} samples, the model takes {least} to {most}")
         if not len(waveform) <= window_samples <= most:
             raise ValueError(f"window_samples is {window_samples}, it must be {len(waveform)} to {most}")
+
+
+def _no_numbers() -> InferenceFailed:
+    error = InferenceFailed("the model gave scores that are no numbers", retry_after_s=None)
+    error.retryable = False  # the same sound would get them again
+    return error
 
 
 @dataclass(frozen=True, slots=True)

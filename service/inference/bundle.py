@@ -24,6 +24,7 @@ from service.errors import BundleError
 from service.inference.runner import FloatArray, Int16Array, Int64Array, Precision, Provider
 from service.inference.untrusted import check_graph_file, find_inside, load_arrays
 from service.labels import LabelSet
+from service.validation import describe_document
 
 FORMAT_VERSION: Final = 3
 READABLE_VERSIONS = (1, 2, 3)
@@ -320,9 +321,7 @@ def open_bundle(folder: Path) -> Bundle:
     try:
         manifest = Manifest.model_validate_json(text)
     except pydantic.ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the document"
-        raise BundleError(f"{path}: {where}: {first['msg']}") from error
+        raise BundleError(f"{path} does not describe a bundle: {describe_document(error)}") from error
     expected = {entry.file: entry.sha256 for entry in manifest.precisions.values()} | {GOLDEN_FILE: manifest.golden_sha256}
     if manifest.weights_sha256 is not None:
         expected[WEIGHTS_FILE] = manifest.weights_sha256

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -158,6 +159,24 @@ class Catalog:
         await asyncio.gather(*(batcher.stop() for batcher in self))
 
 
+def place_of(name: str, folder: Path) -> str:
+    """Return how an error names a model and its folder. The folder is nothing that a client may know."""
+    return f"model {name} in {folder}"
+
+
+@contextmanager
+def naming(name: str, folder: Path) -> Iterator[None]:
+    """Have the errors of a bundle say which model it is, as it is served, and where it lies: a bundle's own name says neither.
+
+    Raises:
+        BundleError: What the context raised.
+    """
+    try:
+        yield
+    except BundleError as error:
+        raise BundleError(f"{place_of(name, folder)}: {error}") from error
+
+
 def open_catalog(
     bundles: Mapping[str, Path],
     settings: EngineSettings,
@@ -188,22 +207,23 @@ def open_catalog(
     runners: list[OnnxRunner] = []
     try:
         for name, folder in bundles.items():
-            bundle = open_bundle(folder)
-            here = describe_conditions(bundle, provider, settings, cores or count_usable_cores())
-            way, tuned_at = choose_way(bundle, name, here, tuning)
-            if not is_shipped(folder):
-                try_graph(bundle, way.precision, settings.model_memory_bytes)
-            with long_lived():
-                runner = OnnxRunner.open(
-                    bundle,
-                    name=name,
-                    provider=provider,
-                    tensorrt_cache=settings.tensorrt_cache,
-                    way=way,
-                    tuned_at=tuned_at,
-                    gpu_memory_bytes=None if gpu_memory_bytes is None else gpu_memory_bytes // len(bundles),
-                )
-            runners.append(runner)
+            with naming(name, folder):
+                bundle = open_bundle(folder)
+                here = describe_conditions(bundle, provider, settings, cores or count_usable_cores())
+                way, tuned_at = choose_way(bundle, name, here, tuning)
+                if not is_shipped(folder):
+                    try_graph(bundle, way.precision, settings.model_memory_bytes)
+                with long_lived():
+                    runner = OnnxRunner.open(
+                        bundle,
+                        name=name,
+                        provider=provider,
+                        tensorrt_cache=settings.tensorrt_cache,
+                        way=way,
+                        tuned_at=tuned_at,
+                        gpu_memory_bytes=None if gpu_memory_bytes is None else gpu_memory_bytes // len(bundles),
+                    )
+                runners.append(runner)
     except BaseException:
         for runner in runners:
             runner.close()

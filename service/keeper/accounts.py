@@ -68,7 +68,7 @@ class Accounts:
     def _reserve_audio(self, _worker: int, question: AudioWanted) -> Verdict:
         try:
             seconds = self._ledger.reserve_audio(
-                question.key, question.limits, question.seconds, question.minimum, self._clock()
+                question.key, question.limits, question.seconds, question.minimum, self._clock(), question.held
             )
         except QuotaExceeded as error:
             return _no(error)

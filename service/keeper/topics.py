@@ -199,12 +199,14 @@ class KeyStreamOver(Message):
 
 
 class AudioWanted(Message):
-    """Sound to be set aside for an API key: so many seconds, of which the minimum is of use."""
+    """Sound to be set aside for an API key: so many seconds, of which the minimum is of use. `held`: what whoever asks has
+    already set aside and not used."""
 
     key: str
     limits: Limits
     seconds: float
     minimum: float
+    held: float = 0.0
 
 
 class AudioBack(Message):

@@ -27,7 +27,7 @@ from service.access.guard import NEEDED, Guard
 from service.access.keys import Limits
 from service.app import create_app
 from service.client import Client
-from service.errors import InvalidParameter, MissingScope, SettingsError, Unauthorised
+from service.errors import InvalidParameter, MissingScope, NotFound, SettingsError, Unauthorised
 from service.inference.runner import Int16Array
 from service.keeper.client import LocalKeeper
 from service.keeper.keeper import Keeper
@@ -44,11 +44,14 @@ from tests.support.keys import add_key, bearer, remove_key
 from tests.support.process import running
 from tests.support.rest import SPEECH, expect_error, flac, heard, measure, wav
 from tests.support.runners import FakeRunner
+from tests.support.shared import REPOSITORY
 from tests.support.websocket import Stream, stream_url
 
 CLIP = wav(heard((SPEECH, 2.0)))
 RAW = {"encoding": "s16le", "sample_rate": 16_000}
 SECOND = heard((SPEECH, 1.0)).tobytes()
+SCENE = REPOSITORY / "examples" / "scene.ogg"
+"""12.2 s in a container that does not tell how long it is."""
 SECRET = "0123456789abcdef" * 4
 
 
@@ -69,6 +72,37 @@ def keys(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 def server(keys: dict[str, str]) -> Iterator[AppServer]:
     with serving(api_keys_file=keys["file"], cors_origins="https://page.example", allowed_hosts="tags.example") as server:
         yield server
+
+
+@pytest.mark.parametrize(
+    ("header", "words"),
+    [
+        ("Basic dXNlcjpwYXNz", "the header Authorization has the scheme Basic, wanted is Bearer"),
+        ("secret", "the header Authorization names no scheme, wanted is Bearer"),
+        ("", "the header Authorization names no scheme, wanted is Bearer"),
+    ],
+)
+def test_another_scheme_than_bearer_is_told_which_is_wanted(header: str, words: str, server: AppServer) -> None:
+    message = expect_error(httpx.get(server.url + "/v1/labels", headers={"Authorization": header}), 401, "unauthorised")
+    assert message.startswith(words)
+    with connect(stream_url(server.url, RAW), additional_headers={"Authorization": header}) as socket:
+        assert json.loads(socket.recv())["message"] == message
+    assert "secret" not in message
+    assert "dXNl" not in message
+
+
+@pytest.mark.parametrize("path", ["/nope", "/v1/stream/", "/v1/stream%0A", "/"])
+def test_a_websocket_on_another_path_is_answered_as_a_request_is(path: str, server: AppServer, keys: dict[str, str]) -> None:
+    address = server.url.replace("http", "ws", 1) + path
+    with pytest.raises(InvalidStatus) as caught:
+        connect(address, additional_headers=bearer(keys["all"]))
+    answer = caught.value.response
+    assert (answer.status_code, answer.headers["content-type"]) == (404, "application/json")
+    error = json.loads(answer.body or b"")["error"]
+    assert (error["code"], error["retryable"]) == ("not_found", False)
+    assert "/v1/stream" in error["message"]
+    with Client(server.url + "/nope", api_key=keys["all"]) as client, pytest.raises(NotFound, match="/v1/stream"):
+        list(client.stream(SCENE))
 
 
 def refusal_by_name(url: str, name: str, key: str) -> tuple[str, int | None]:
@@ -314,9 +348,28 @@ async def test_a_clip_that_is_longer_than_what_is_left_is_refused_before_it_is_d
     key = add_key(path, "short", limits=Limits(audio_seconds_per_day=5))
     with serving(api_keys_file=str(path), metrics="open") as server:
         async with httpx.AsyncClient(base_url=server.url, headers=bearer(key)) as client:
-            expect_error(await client.post("/v1/classify", content=write(heard((SPEECH, 6.0)))), 429, "quota")
+            refused = await client.post("/v1/classify", content=write(heard((SPEECH, 6.0))))
+            message = expect_error(refused, 413, "clip_too_long")
+            assert "6.0 s of sound are needed at once, this API key may send 5 s in 24 hours" in message
+            assert refused.json()["error"]["retryable"] is False
             assert (await client.post("/v1/classify", content=write(heard((SPEECH, 4.0))))).status_code == 200
+            refused = await client.post("/v1/classify", content=write(heard((SPEECH, 3.0))))
+            expect_error(refused, 429, "quota")
+            assert refused.json()["error"]["retryable"] is True
+            assert int(refused.headers["retry-after"]) > 3600
         assert measure(server.url)['sonotag_audio_received_seconds_total{source="clip"}'] == 4
+
+
+def test_a_clip_that_does_not_tell_its_length_and_never_fits_is_refused_once_that_is_known(tmp_path: Path) -> None:
+    path = tmp_path / "keys.json"
+    key = add_key(path, "short", limits=Limits(audio_seconds_per_day=4))
+    with serving(api_keys_file=str(path)) as server:
+        refused = httpx.post(f"{server.url}/v1/classify", content=SCENE.read_bytes(), headers=bearer(key))
+        assert expect_error(refused, 413, "clip_too_long").startswith("12.2 s of sound are needed at once")
+        done = run_sonotag("classify", "--url", server.url, str(SCENE), cwd=tmp_path, environ={"SONOTAG_API_KEY": key})
+        assert (done.code, done.errors.count("12.2 s")) == (exit_codes.FAILURE, 1)
+        # It has cost the key nothing.
+        assert classify(server.url, **bearer(key)).status_code == 200
 
 
 async def test_quotas_hold_for_all_workers_together(tmp_path: Path) -> None:
@@ -516,8 +569,9 @@ async def test_every_answer_that_refuses_is_one_line_of_the_audit_wherever_it_wa
         ("POST", "/v1/classify", key | {"Content-Length": "10000001"}, b"", 413, "body_too_large"),
         ("POST", "/v1/classify", key | {"Content-Length": "10"}, b"", 408, "request_timeout"),
         ("POST", "/v1/classify", key, b"no sound", 415, "unsupported_audio"),
-        ("POST", "/v1/classify", key | {"Accept": "application/x-ndjson"}, endless_clip(), 200, "quota"),
-        ("POST", "/v1/classify", key, wav(heard((SPEECH, 61.0))), 429, "quota"),
+        ("POST", "/v1/classify", key, wav(heard((SPEECH, 61.0))), 413, "clip_too_long"),
+        ("POST", "/v1/classify", key | {"Accept": "application/x-ndjson"}, endless_clip(), 200, "clip_too_long"),
+        ("POST", "/v1/classify", key, wav(heard((SPEECH, 59.0))), 429, "quota"),
     ]
     with running("tests.support.fake_server", environ=environ, cwd=tmp_path) as process:
         url = process.wait_ready()
@@ -672,8 +726,11 @@ def test_the_client_and_the_command_line_bring_a_key(server: AppServer, keys: di
     arguments = ["--url", server.url, str(clip)]
     assert run_sonotag("classify", *arguments, cwd=tmp_path, environ={"SONOTAG_API_KEY": keys["all"]}).code == exit_codes.OK
     assert run_sonotag("listen", "--pace", "0", *arguments, "--api-key-file", str(file), cwd=tmp_path).code == exit_codes.OK
-    done = run_sonotag("classify", *arguments, cwd=tmp_path)
-    assert (done.code, "there is no API key" in done.errors) == (exit_codes.FAILURE, True)
+    for command in ("classify", "listen"):
+        done = run_sonotag(command, *arguments, cwd=tmp_path)
+        assert (done.code, "there is no API key" in done.errors) == (exit_codes.FAILURE, True)
+        assert "give it to this command with SONOTAG_API_KEY or --api-key-file" in done.errors
+        assert done.errors.count("\n") == 1
 
 
 def test_keys_are_made_listed_and_revoked_on_the_command_line(tmp_path: Path) -> None:

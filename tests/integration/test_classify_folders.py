@@ -39,16 +39,16 @@ def test_a_folder_goes_into_a_file_and_only_what_is_missing_is_added(
     suffix: str, fake_server: AppServer, tmp_path: Path
 ) -> None:
     names = fill(tmp_path / "sounds", 9)
-    bad = tmp_path / "sounds" / "bad.txt"
+    bad = tmp_path / "sounds" / "bad.dat"
     bad.write_text("no sound" * 100)
     output = f"sounds/answers{suffix}"  # among the sounds, for which it must not be taken
     command = ("classify", "--url", fake_server.url, "--top-k", "1", "--jobs", "3", "--output", output, "sounds")
     done = run_sonotag(*command, cwd=tmp_path)
     assert (done.code, done.output) == (exit_codes.FAILURE, "")
     first, last = done.errors.splitlines()
-    assert first.startswith("sonotag classify: sounds/bad.txt: ")
+    assert first.startswith("sonotag classify: sounds/bad.dat: ")
     assert last == f"sonotag classify: {output}: 9 files scored, 1 failed"
-    assert read(tmp_path / output) == [("sounds/bad.txt", None), *((name, expected(name)) for name in names)]
+    assert read(tmp_path / output) == [("sounds/bad.dat", None), *((name, expected(name)) for name in names)]
 
     again = run_sonotag(*command, cwd=tmp_path)
     assert again.code == exit_codes.USAGE
@@ -58,7 +58,26 @@ def test_a_folder_goes_into_a_file_and_only_what_is_missing_is_added(
     resumed = run_sonotag(*command, "--resume", cwd=tmp_path)
     assert resumed.code == exit_codes.OK
     assert resumed.errors == f"sonotag classify: {output}: 1 file scored, 9 there already\n"
-    assert read(tmp_path / output) == [*((name, expected(name)) for name in names), ("sounds/bad.txt", "Dog")]
+    assert read(tmp_path / output) == [*((name, expected(name)) for name in names), ("sounds/bad.dat", "Dog")]
+
+
+def test_what_lies_beside_the_sound_is_left_out_by_its_name_and_no_failure(fake_server: AppServer, tmp_path: Path) -> None:
+    names = fill(tmp_path / "sounds", 2)
+    for other in ("README.md", "cover.PNG", "part 0/labels.csv"):
+        (tmp_path / "sounds" / other).write_text("no sound")
+    command = ("classify", "--url", fake_server.url, "--json", "--top-k", "1")
+    done = run_sonotag(*command, "sounds", cwd=tmp_path)
+    assert done.code == exit_codes.OK
+    assert [json.loads(line)["file"] for line in done.output.splitlines()] == names
+    assert done.errors.startswith("sonotag classify: 3 files are left out as no sound by the name (.csv, .md, .png)")
+    named = run_sonotag(*command, "sounds/README.md", cwd=tmp_path)
+    assert named.code == exit_codes.FAILURE
+    assert named.errors.startswith("sonotag classify: sounds/README.md: ")
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "a.txt").write_text("no sound")
+    nothing = run_sonotag(*command, "texts", cwd=tmp_path)
+    assert nothing.code == exit_codes.FAILURE
+    assert nothing.errors.endswith("sonotag classify: there is no other file in texts\n")
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
@@ -91,7 +110,12 @@ def test_a_file_is_written_by_the_model_here_too_with_what_json_has(tmp_path: Pa
     written = [json.loads(line) for line in (tmp_path / "x.jsonl").read_text().splitlines()]
     assert [line["file"] for line in written] == [json.loads(line)["file"] for line in shown.output.splitlines()]
     assert all(len(line["embedding"]) > 1 for line in written)
-    nothing = run_sonotag("classify", "--output", "x.jsonl", "--resume", "sounds", cwd=tmp_path)
+    other = run_sonotag("classify", "--output", "x.jsonl", "--resume", "sounds", cwd=tmp_path)
+    assert (other.code, other.errors) == (
+        exit_codes.USAGE,
+        "sonotag classify: x.jsonl cannot be gone on with: it was made with --embedding; the flags must be the same\n",
+    )
+    nothing = run_sonotag("classify", "--output", "x.jsonl", "--resume", "--embedding", "sounds", cwd=tmp_path)
     assert (nothing.code, nothing.errors) == (
         exit_codes.OK,
         "sonotag classify: x.jsonl: 0 files scored, 3 there already\n",

@@ -17,8 +17,9 @@ import numpy as np
 import pytest
 
 from service import exit_codes
+from tests.support.bundles import write_bundle
 from tests.support.command import Done, run_sonotag, sonotag_child, start_sonotag
-from tests.support.process import ServiceProcess
+from tests.support.process import ServiceProcess, running
 from tests.support.rest import wav
 from tests.support.shared import REPOSITORY
 from tests.support.sounds import noise, write_wav
@@ -114,6 +115,54 @@ def test_listen_prints_the_same_as_without_a_service(
         assert floats(json.dumps(theirs)) == numbers(json.dumps(mine))
 
 
+@pytest.fixture(scope="module")
+def two_models(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServiceProcess]:
+    """A service with the models `one` and `two`, of windows of a tenth of a second."""
+    folder = tmp_path_factory.mktemp("two")
+    bundles = ",".join(f"{name}={write_bundle(folder / name)}" for name in ("one", "two"))
+    with running("service", "serve", "--bundles", bundles, cwd=folder) as server:
+        server.wait_ready()
+        yield server
+
+
+def test_the_service_scores_with_the_model_that_is_named(two_models: ServiceProcess, tmp_path: Path) -> None:
+    for model, flags in (("one", ()), ("two", ("--model", "two"))):
+        ready, *_ = messages(
+            run_sonotag("listen", "--json", "--pace", "0", "--url", two_models.url, *flags, SPEECH, cwd=tmp_path)
+        )
+        assert ready["model"]["name"] == model
+        done = run_sonotag("classify", "--json", "--url", two_models.url, *flags, SPEECH, cwd=tmp_path)
+        assert json.loads(done.output)["model"] == model
+
+
+def test_listen_asks_a_service_for_all_that_its_flags_say(embedded_server: ServiceProcess, tmp_path: Path) -> None:
+    asked = (
+        ("--top-k", "3", "--threshold", "0.25", "--label", "Speech", "--label", "67", "--exclude", "Crow"),
+        ("--window", "2", "--hop", "0.5", "--event-options", '{"max_gap": 0.7}', "--on-lag", "error"),
+        ("--model", "ast-tiny-16-16-5s", "--encoding", "s16le", "--sample-rate", "8000", "--channels", "2", "--channel", "1"),
+    )
+    flags = tuple(flag for group in asked for flag in group)
+    url = embedded_server.url
+    done = run_sonotag("listen", "--json", "--url", url, *flags, "-", cwd=tmp_path, data=bytes(32_000))
+    configuration = messages(done)[0]["configuration"]
+    expected = {
+        "encoding": "s16le",
+        "sample_rate": 8000,
+        "channels": 2,
+        "channel": 1,
+        "top_k": 3,
+        "threshold": 0.25,
+        "labels": ["Speech", "Animal"],
+        "exclude": ["Crow"],
+        "window": 2.0,
+        "hop": 0.5,
+        "on_lag": "error",
+        "model": "ast-tiny-16-16-5s",
+    }
+    assert {name: configuration[name] for name in expected} == expected
+    assert configuration["events"]["max_gap"] == 0.7
+
+
 def messages(done: Done) -> list[dict[str, Any]]:
     return [json.loads(line) for line in done.output.splitlines()]
 
@@ -142,6 +191,7 @@ def test_standard_input_goes_to_the_service_as_it_comes(embedded_server: Service
         (("classify", "--model", "none", SPEECH), exit_codes.USAGE, "none"),
         (("classify", "--provider", "cpu", SPEECH), exit_codes.USAGE, "--provider"),
         (("listen", "--pace", "0", "--label", "Speach", SPEECH), exit_codes.USAGE, "Speech"),
+        (("listen", "--pace", "0", "--model", "none", SPEECH), exit_codes.USAGE, "none"),
         (("listen", "--pace", "0", "--window", "99", SPEECH), exit_codes.USAGE, "window"),
     ],
 )

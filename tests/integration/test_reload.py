@@ -116,7 +116,7 @@ async def test_models_are_replaced_and_nobody_notices_but_by_the_answers(workers
             answer = await client.post(url + "/v1/models/reload")
             assert answer.status_code == 409
             assert answer.json()["error"]["code"] == "reload_failed"
-            assert "the old models serve on: " in answer.json()["error"]["message"]
+            assert "the old models serve on: model linear: " in answer.json()["error"]["message"]
             assert str(tmp_path) not in answer.text
             put_bundle(folder, "e", model=with_huge_tensor_when_run())
             answer = await client.post(url + "/v1/models/reload")

@@ -57,7 +57,7 @@ def test_standard_output_holds_the_address_and_the_log_is_json_beside_it(tmp_pat
 @pytest.mark.parametrize(
     ("flags", "reason"),
     [
-        (("--bundles", "mine=nowhere"), "nowhere"),
+        (("--bundles", "mine=nowhere"), "model mine in nowhere: nowhere is no bundle"),
         (("--precision", "int8"), "SONOTAG_PRECISION"),
         (("--port", "70000"), "--port is '70000'"),
         (("--events", '{"per_label": {"Speach": {"onset_threshold": 0.9}}}'), "SONOTAG_EVENTS does not fit model"),

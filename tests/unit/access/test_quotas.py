@@ -7,7 +7,7 @@ import pytest
 from service.access.keys import Limits
 from service.access.metering import BLOCK_SECONDS, AudioMeter
 from service.access.quotas import HOUR_SECONDS, QuotaLedger
-from service.errors import QuotaExceeded
+from service.errors import ClipTooLong, QuotaExceeded
 from service.keeper.client import LocalKeeper
 from service.keeper.keeper import Keeper
 from service.kept_quotas import KeptQuotas
@@ -77,10 +77,27 @@ def test_sound_is_counted_over_any_day_and_the_answer_says_when_there_is_enough_
     assert ledger.reserve_audio(KEY, limits, 60, 60, DAY) == 60
 
 
-def test_more_than_a_day_has_is_never_there() -> None:
-    with pytest.raises(QuotaExceeded) as caught:
-        QuotaLedger().reserve_audio(KEY, Limits(audio_seconds_per_day=100), 101, 101, 0.0)
-    assert caught.value.retry_after_s is None
+def test_what_whoever_asks_has_set_aside_counts_as_theirs() -> None:
+    ledger, limits = QuotaLedger(), Limits(audio_seconds_per_day=100)
+    ledger.reserve_audio(KEY, limits, 70, 70, 0.0)
+    ledger.reserve_audio(KEY, limits, 10, 10, HOUR_SECONDS)
+    with pytest.raises(QuotaExceeded, match=r"30\.0 s of sound left of 100 s in 24 hours, 50\.0 s are needed") as caught:
+        ledger.reserve_audio(KEY, limits, 40, 40, HOUR_SECONDS, held=10)
+    assert caught.value.retry_after_s == DAY - HOUR_SECONDS
+
+
+async def test_more_than_a_day_has_is_never_there_and_is_not_to_be_tried_again() -> None:
+    quotas = CountedQuotas()
+    meter = AudioMeter(quotas, KEY, Limits(audio_seconds_per_day=100))
+    with pytest.raises(ClipTooLong, match=r"101\.0 s of sound are needed at once, this API key may send 100 s in 24") as caught:
+        await meter.require(101)
+    assert (caught.value.retryable, caught.value.retry_after_s) == (False, None)
+    with pytest.raises(ClipTooLong):
+        await meter.take(101)
+    await meter.take(60)
+    with pytest.raises(ClipTooLong):
+        meter.check_whole(120)
+    assert sum(quotas.reserved) == 60
 
 
 def test_what_was_not_used_is_there_again() -> None:
@@ -107,9 +124,9 @@ class CountedQuotas(KeptQuotas):
         super().__init__(LocalKeeper(Keeper(Settings(_env_file=None), clock=lambda: 0.0)))  # type: ignore[call-arg]
         self.reserved: list[float] = []
 
-    async def reserve_audio(self, key: str, limits: Limits, seconds: float, minimum: float) -> float:
+    async def reserve_audio(self, key: str, limits: Limits, seconds: float, minimum: float, held: float = 0.0) -> float:
         await asyncio.sleep(0)  # as one that is asked over a socket
-        granted = await super().reserve_audio(key, limits, seconds, minimum)
+        granted = await super().reserve_audio(key, limits, seconds, minimum, held)
         self.reserved.append(granted)
         return granted
 

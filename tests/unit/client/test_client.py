@@ -16,7 +16,7 @@ import pytest
 from websockets.asyncio.server import ServerConnection, serve
 
 from service.answers import ClipAnswer
-from service.client import AsyncClient, BadAnswer, Client, Disconnected, Retry, Unreachable
+from service.client import AsyncClient, BadAnswer, Client, ClientClosed, Disconnected, Retry, Unreachable
 from service.errors import (
     ClipTooShort,
     Draining,
@@ -472,3 +472,96 @@ async def test_a_server_that_reads_no_more_holds_the_source() -> None:
             assert sent < 10_000
             runner.release()
             await messages.aclose()
+
+
+@pytest.mark.parametrize(
+    ("clip", "sample_rate", "words"),
+    [
+        (np.zeros((2, 16_000), np.float32), 16_000, r"16000 channels of 2 samples; .*\[n, channels\] is expected, .*\.T"),
+        (np.zeros((16_000, 40)), 16_000, r"40 channels .* 1 to 32 channels"),
+        (np.zeros((16_000, 0)), 16_000, "0 channels"),
+        (np.zeros((2, 2, 2)), 16_000, r"\[n\] or \[n, channels\]"),
+        (np.zeros(16_000), 0, "sample_rate is 0; a whole number from 4000 to 192000 Hz"),
+        (np.zeros(16_000), 16_000.0, "sample_rate is 16000.0"),
+        (np.zeros(16_000), None, "needs its sample_rate"),
+        (np.zeros(16_000, np.int32), 16_000, "int32"),
+        (None, None, "the clip is a NoneType; expected is a path"),
+        ([0.0, 0.1], 16_000, "the clip is a list; .*NumPy array"),
+        (io.StringIO("text"), None, "open it with the mode 'rb'"),
+    ],
+)
+def test_what_is_no_clip_is_refused_in_words(client: Client, clip: object, sample_rate: int | None, words: str) -> None:
+    with pytest.raises(InvalidParameter, match=words):
+        client.classify(clip, sample_rate=sample_rate)  # type: ignore[arg-type]
+
+
+def test_a_file_that_cannot_be_read_as_bytes_is_refused(client: Client, tmp_path: Path) -> None:
+    path = tmp_path / "x.wav"
+    path.write_bytes(wav(heard((DOG, 1))))
+    with path.open() as text:
+        for ask in (client.classify, lambda file: list(client.stream(file))):
+            with pytest.raises(InvalidParameter, match="'rb'"):
+                ask(text)
+    with path.open("rb") as file:
+        pass
+    with pytest.raises(InvalidParameter, match="closed"):
+        client.classify(file)
+
+
+def test_one_label_that_is_no_list_is_not_taken_for_its_letters(client: Client) -> None:
+    for labels in ("Dog", 3):
+        with pytest.raises(InvalidParameter, match=f"labels is '{labels}'; a list of names or ids") as caught:
+            client.classify(wav(heard((DOG, 1))), labels=labels)  # type: ignore[arg-type]
+        assert caught.value.param == "labels"
+        with pytest.raises(InvalidParameter, match="a list of names or ids"):
+            list(client.stream(wav(heard((DOG, 1))), exclude=labels))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        ([np.zeros(1600, np.int16)], r"the source yields a ndarray; bytes are expected: its tobytes\(\)"),
+        ([b"\0\0", "text"], "the source yields a str; bytes"),
+        ([0.0, 0.1], "the source yields a float"),
+        (None, "the source is a NoneType"),
+    ],
+)
+def test_a_source_that_yields_no_bytes_is_refused_in_words(client: Client, source: object, words: str) -> None:
+    with pytest.raises(InvalidParameter, match=words):
+        list(client.stream(source, encoding="s16le", sample_rate=16_000))  # type: ignore[arg-type]
+
+
+def test_bytes_of_any_kind_are_a_frame(client: Client) -> None:
+    sound = heard((DOG, 1)).tobytes()
+    for source in ([bytearray(sound)], [memoryview(sound)]):
+        messages = list(client.stream(source, encoding="s16le", sample_rate=np.int64(16_000)))  # type: ignore[arg-type,call-overload]
+        assert isinstance(messages[-1], Summary)
+        assert messages[-1].duration == 1
+
+
+async def test_a_closed_client_says_that_it_is_closed(server: AppServer) -> None:
+    sound = wav(heard((DOG, 1)))
+    client = Client(server.url)
+    begun = client.stream(sound)
+    next(begun)
+    client.close()
+    client.close()
+    begun.close()  # type: ignore[attr-defined]
+    for ask in (
+        lambda: client.classify(sound),
+        lambda: list(client.classify_many([sound])),
+        lambda: list(client.stream(sound)),
+        client.capacity,
+    ):
+        with pytest.raises(ClientClosed):
+            ask()
+    other = AsyncClient(server.url)
+    await other.close()
+    with pytest.raises(ClientClosed):
+        await other.classify(sound)
+    with pytest.raises(ClientClosed):
+        await anext(other.stream(sound))
+    with pytest.raises(ClientClosed):
+        await anext(other.classify_many([sound]))
+    with pytest.raises(ClientClosed):
+        await other.capacity()

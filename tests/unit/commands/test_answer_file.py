@@ -28,11 +28,17 @@ def answer(label: str, score: float = 0.5) -> ClipAnswer:
 FAILED = ErrorBody(code="unsupported_audio", message="no sound, says the\nerror")
 
 
-def add(path: Path, *files: str, failed: str | None = None, finish: bool = True) -> frozenset[str]:
+EVENTS = frozenset({"events"})
+
+
+def add(
+    path: Path, *files: str, failed: str | None = None, finish: bool = True, left_out: frozenset[str] = frozenset()
+) -> frozenset[str]:
     """Write answers as a run does; return what was there before it."""
-    with closing(open_answers(path)) as answers:
+    with closing(open_answers(path, EVENTS - left_out)) as answers:
         for file in files:
-            answers.write(answers.output.answer(file, answer(f"label of {file}")))
+            whole = answer(f"label of {file}")
+            answers.write(answers.output.answer(file, whole.model_copy(update=dict.fromkeys(left_out))))
         if failed:
             answers.write(answers.output.error(failed, FAILED))
         if finish:
@@ -107,7 +113,7 @@ def test_what_somebody_else_wrote_is_left_as_it_is(suffix: str, tmp_path: Path) 
     for data in (b"name,age\nSonja,31\n", json.dumps({"name": "x"}).encode() + b"\n", b"[1, 2]\n"):
         path.write_bytes(data)
         with pytest.raises(InvalidParameter, match="x\\."):
-            open_answers(path).close()
+            open_answers(path, EVENTS).close()
         assert path.read_bytes() == data
 
 
@@ -116,7 +122,7 @@ def test_another_parquet_file_is_left_as_it_is(tmp_path: Path) -> None:
 
     parquet.write_table(pyarrow.table({"file": ["x"]}), tmp_path / "x.parquet")
     with pytest.raises(InvalidParameter, match="not written by sonotag classify"):
-        open_answers(tmp_path / "x.parquet")
+        open_answers(tmp_path / "x.parquet", EVENTS)
 
 
 def test_a_name_tells_the_format_and_nothing_is_overwritten_unasked(tmp_path: Path) -> None:
@@ -129,3 +135,38 @@ def test_a_name_tells_the_format_and_nothing_is_overwritten_unasked(tmp_path: Pa
         check_output(path, resume=True)
         with pytest.raises(InvalidParameter, match="--resume"):
             check_output(path, resume=False)
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize("finish", [True, False])
+def test_a_file_that_was_made_with_other_flags_is_not_gone_on_with(suffix: str, finish: bool, tmp_path: Path) -> None:
+    path = tmp_path / f"x{suffix}"
+    add(path, "1.wav", finish=finish)
+    before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+    with pytest.raises(InvalidParameter, match="it was made with --events; the flags must be the same"):
+        open_answers(path, frozenset())
+    with pytest.raises(InvalidParameter, match="it was made without --timeline"):
+        open_answers(path, EVENTS | {"windows"})
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_events_that_may_only_not_have_been_found_are_told_of_where_nothing_else_tells(suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"x{suffix}"
+    add(path, "1.wav", left_out=EVENTS)
+    if suffix in (".csv", ".parquet"):
+        with closing(open_answers(path, EVENTS)) as answers:
+            assert answers.doubt.startswith("there is no event in it yet")
+    else:
+        with pytest.raises(InvalidParameter, match="it was made without --events"):
+            open_answers(path, EVENTS)
+    with closing(open_answers(path, frozenset())) as answers:
+        assert (answers.done, answers.doubt) == ({"1.wav"}, "")
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_a_file_without_an_answer_takes_any(suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"x{suffix}"
+    add(path, failed="bad.wav")
+    with closing(open_answers(path, EVENTS | {"windows"})) as answers:
+        assert (answers.done, answers.doubt) == (frozenset(), "")

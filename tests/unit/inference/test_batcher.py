@@ -365,7 +365,7 @@ async def test_a_request_that_can_never_fit_is_told_so() -> None:
     async with running(FakeRunner(), max_queue_windows=4) as batcher:
         with pytest.raises(QueueFull, match="can have 4 at most") as caught:
             batcher.reserve(5, LIVE)
-        assert caught.value.retry_after_s is None
+        assert (caught.value.retryable, caught.value.retry_after_s) == (False, None), "it never fits"
 
 
 async def test_a_file_goes_through_its_few_places_in_order() -> None:

@@ -139,7 +139,7 @@ async def test_a_description_holds_what_a_client_wants_and_no_path(tmp_path: Pat
 
 def test_one_bad_bundle_stops_the_start(tmp_path: Path) -> None:
     folders = {"good": write_bundle(tmp_path / "a"), "bad": tmp_path / "nothing"}
-    with pytest.raises(BundleError, match="is no bundle"):
+    with pytest.raises(BundleError, match=r"model \w+ in .*: .* is no bundle"):
         open_catalog(folders, Engine(), NullObserver())
 
 
@@ -148,3 +148,12 @@ async def test_the_service_s_settings_open_the_embedded_bundle() -> None:
     catalog = open_catalog(dict(settings.bundles), settings, NullObserver())
     assert catalog.describe(None)["source"]["licence"]
     await catalog.stop()
+
+
+def test_an_error_of_a_bundle_names_the_model_as_it_is_served_and_its_folder(tmp_path: Path) -> None:
+    folder = write_bundle(tmp_path / "bad", name="exported-as")
+    (folder / "golden.npz").write_bytes(b"other")
+    with pytest.raises(BundleError) as caught:
+        open_catalog({"served": folder}, Engine(), NullObserver())
+    expected = f"model served in {folder}: bundle 'exported-as' is altered: golden.npz is not the file that export wrote"
+    assert str(caught.value) == expected

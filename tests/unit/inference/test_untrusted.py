@@ -183,7 +183,7 @@ def test_links_inside_of_a_bundle_are_followed(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["../model.onnx", "/etc/hostname", "a/b", "..", ""])
 def test_a_manifest_names_files_and_no_paths(name: str, tmp_path: Path) -> None:
     folder = write_bundle(tmp_path / "b", manifest=lambda document: document["precisions"]["fp32"].update(file=name))
-    with pytest.raises(BundleError, match="file: String should match"):
+    with pytest.raises(BundleError, match="file: string should match"):
         open_bundle(folder)
 
 
