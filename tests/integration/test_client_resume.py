@@ -73,10 +73,12 @@ async def test_a_stream_whose_connection_breaks_again_and_again_says_what_an_unb
                 messages.append(message)
                 if isinstance(message, Tags) and message.end in (1.0, 3.0, 4.5):
                     wire.cut()
-    assert wire.num_connections == before + 4
+    # What had come already when a connection was cut is read all the same: if that is the rest, no other one is needed.
+    num_connections = wire.num_connections - before
+    assert 2 <= num_connections <= 4
     assert said(messages) == said(whole)
     assert isinstance(messages[-1], Summary)
-    assert sum(isinstance(message, Ready) for message in messages) == 4
+    assert sum(isinstance(message, Ready) for message in messages) == num_connections
 
 
 async def test_a_stream_that_the_server_does_not_keep_is_told_to_be_broken() -> None:
