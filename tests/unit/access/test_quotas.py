@@ -100,6 +100,14 @@ async def test_more_than_a_day_has_is_never_there_and_is_not_to_be_tried_again()
     assert sum(quotas.reserved) == 60
 
 
+def test_where_no_hour_that_falls_out_is_enough_the_answer_is_a_whole_day() -> None:
+    """Sums of floats may miss the last bit: whoever asked for all of it is told to wait and not never to come."""
+    ledger = QuotaLedger()
+    with pytest.raises(QuotaExceeded) as caught:
+        ledger.reserve_audio(KEY, Limits(audio_seconds_per_day=10), 10.1, 10.1, 0.0)
+    assert caught.value.retry_after_s == DAY
+
+
 def test_what_was_not_used_is_there_again() -> None:
     ledger, limits = QuotaLedger(), Limits(audio_seconds_per_day=100)
     ledger.reserve_audio(KEY, limits, 50, 50, 0.0)
