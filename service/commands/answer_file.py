@@ -9,8 +9,8 @@ from __future__ import annotations
 import csv
 import json
 import os
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Set
+from contextlib import contextmanager, suppress
 from itertools import groupby
 from pathlib import Path
 from typing import IO, NamedTuple, Protocol
@@ -97,8 +97,8 @@ def open_answers(path: Path, parts: frozenset[str]) -> AnswerFile:
     if path.suffix.lower() == ".parquet":
         return _ParquetAnswers(path, parts)
     if path.suffix.lower() == ".csv":
-        return _TextAnswers(path, parts, CsvOutput(), _answered_rows)
-    return _TextAnswers(path, parts, JsonOutput(), _answered_lines)
+        return _TextAnswers(path, parts, CsvOutput(), _answered_rows, _check_rows)
+    return _TextAnswers(path, parts, JsonOutput(), _answered_lines, _check_lines)
 
 
 def partial_path(path: Path) -> Path:
@@ -116,6 +116,12 @@ class _Answered(NamedTuple):
 
 ReadAnswers = Callable[[IO[str], bool], Iterator[_Answered]]
 """Takes a file and whether it ends with a whole line."""
+CheckParts = Callable[[Set[frozenset[str]], frozenset[str]], str]
+"""Takes what answers show and the parts they should have; returns what should be said where they do not tell.
+
+Raises:
+    ValueError: They have other parts.
+"""
 
 
 def check_lines(shown: frozenset[str], parts: frozenset[str]) -> None:
@@ -145,12 +151,12 @@ def check_rows(kinds: frozenset[str], parts: frozenset[str]) -> str:
 
 
 class _TextAnswers:
-    def __init__(self, path: Path, parts: frozenset[str], output: ClipOutput, read: ReadAnswers) -> None:
+    def __init__(self, path: Path, parts: frozenset[str], output: ClipOutput, read: ReadAnswers, check: CheckParts) -> None:
         self.output = output
         self.doubt = ""
         self.done: frozenset[str] = frozenset()
         if path.exists():
-            self.done, self.doubt = _repair(path, parts, output, read)
+            self.done, self.doubt = _repair(path, parts, output, read, check)
         # Unbuffered: a run that is killed leaves whole answers behind.
         self._file = path.open("ab", buffering=0)
         if not self._file.tell():
@@ -172,12 +178,10 @@ class _ParquetAnswers:
     def __init__(self, path: Path, parts: frozenset[str]) -> None:
         self._table = ParquetFile(path)
         answered, kinds = self._table.answered()
-        try:
+        with _going_on_with(path):
             self.doubt = check_rows(kinds, parts)
-        except ValueError as error:
-            raise InvalidParameter(f"{path} cannot be gone on with: {error}", param="output") from error
         self._partial = partial_path(path)
-        self._lines = _TextAnswers(self._partial, parts, JsonOutput(), _answered_lines)
+        self._lines = _TextAnswers(self._partial, parts, JsonOutput(), _answered_lines, _check_lines)
         self.output: ClipOutput = self._lines.output
         self.done = self._lines.done | answered
 
@@ -193,33 +197,49 @@ class _ParquetAnswers:
         self._lines.close()
 
 
-def _repair(path: Path, parts: frozenset[str], output: ClipOutput, read: ReadAnswers) -> tuple[frozenset[str], str]:
+def _repair(
+    path: Path, parts: frozenset[str], output: ClipOutput, read: ReadAnswers, check: CheckParts
+) -> tuple[frozenset[str], str]:
     """Take out what is not whole; return what is answered, and what should be said of it."""
     repaired = path.with_name(f".{path.name}.repaired")
-    done, kinds, doubt = set[str](), set[str](), ""
+    done, shown = set[str](), set[frozenset[str]]()
     try:
-        is_whole = _ends_whole(path)
-        # A character that is cut in two can only be at the end, which is taken out.
-        with (
-            path.open(encoding="utf-8", errors="replace", newline="") as old,
-            repaired.open("w", encoding="utf-8", newline="") as new,
-        ):
-            new.write(output.head())
-            for file, text, shown in read(old, is_whole):
-                if read is _answered_lines:
-                    check_lines(shown, parts)
-                done.add(file)
-                kinds |= shown
-                new.write(text)
-        if read is _answered_rows:
-            doubt = check_rows(frozenset(kinds), parts)
-        repaired.replace(path)
-    except (ValueError, csv.Error) as error:
-        raise InvalidParameter(f"{path} cannot be gone on with: {error}", param="output") from error
+        with _going_on_with(path):
+            is_whole = _ends_whole(path)
+            # A character that is cut in two can only be at the end, which is taken out.
+            with (
+                path.open(encoding="utf-8", errors="replace", newline="") as old,
+                repaired.open("w", encoding="utf-8", newline="") as new,
+            ):
+                new.write(output.head())
+                for answer in read(old, is_whole):
+                    done.add(answer.file)
+                    shown.add(answer.shown)
+                    new.write(answer.text)
+            doubt = check(shown, parts)
+            repaired.replace(path)
     finally:
         with suppress(FileNotFoundError):
             repaired.unlink()
     return frozenset(done), doubt
+
+
+@contextmanager
+def _going_on_with(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (ValueError, csv.Error) as error:
+        raise InvalidParameter(f"{path} cannot be gone on with: {error}", param="output") from error
+
+
+def _check_lines(shown: Set[frozenset[str]], parts: frozenset[str]) -> str:
+    for parts_of_one in shown:
+        check_lines(parts_of_one, parts)
+    return ""
+
+
+def _check_rows(shown: Set[frozenset[str]], parts: frozenset[str]) -> str:
+    return check_rows(frozenset[str]().union(*shown), parts)
 
 
 def _answered_lines(old: IO[str], is_whole: bool) -> Iterator[_Answered]:

@@ -1,8 +1,8 @@
 """`sonotag classify`: say what is heard in files, in this process or by a service (--url): a table, JSON lines or CSV.
 
 Folders are searched all the way down, but for files that are no sound by their names (.txt, .png and the like); `-` reads one
-file from standard input. A file that cannot be scored is reported and
-the rest goes on; the exit code is 1 then. The flags and the numbers are those of POST /v1/classify.
+file from standard input. A file that cannot be scored is reported and the rest goes on; the exit code is 1 then. The flags and
+the numbers are those of POST /v1/classify.
 """
 
 from __future__ import annotations

@@ -4,30 +4,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Set
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from service import exit_codes
 from service.bench.benchmark import Course, run_benchmark
-from service.bench.stages import Plan
 from service.bench.target import Target, TargetError
 from tests.support.app_server import AppServer, serving
 from tests.support.command import run_sonotag
+from tests.support.load_plan import PLAN as LONGER_PLAN
 from tests.support.nginx import running_nginx
-from tests.support.runners import FakeRunner, level
+from tests.support.runners import FakeRunner
 from tests.support.shared import REPOSITORY
 
-PLAN = Plan(
-    sounds=(level(1, 24_000),),
-    sample_rate=16_000,
-    hop_seconds=0.2,
-    slo_seconds=5.0,
-    settle_seconds=0.2,
-    measure_seconds=0.4,
-    grace_seconds=0.2,
-    num_generators=1,
-)
+PLAN = replace(LONGER_PLAN, settle_seconds=0.2, measure_seconds=0.4, grace_seconds=0.2, num_generators=1)
 
 
 @pytest.fixture(scope="module")

@@ -23,7 +23,7 @@ from service import exit_codes
 from service.bench.generator import GeneratorError, Generators
 from service.bench.orders import CHUNK_SECONDS, ClipsOrder, Interval, StreamsOrder, StreamsResult
 from service.bench.sounds import make_clips, read_sounds
-from service.bench.stages import Plan, run_clips_stage, run_streams_stage
+from service.bench.stages import run_clips_stage, run_streams_stage
 from service.bench.target import OwnServer, Target, TargetError
 from service.capacity import read_saved
 from service.errors import InvalidParameter
@@ -31,21 +31,11 @@ from service.settings import Settings
 from tests.support.app_server import AppServer, serving
 from tests.support.certificates import make_certificate
 from tests.support.keys import add_key
+from tests.support.load_plan import PLAN
 from tests.support.process import clean_environ
 from tests.support.rest import measure
 from tests.support.runners import FakeRunner, level
 from tests.support.shared import REPOSITORY
-
-PLAN = Plan(
-    sounds=(level(1, 24_000), level(2, 20_000)),
-    sample_rate=16_000,
-    hop_seconds=0.2,
-    slo_seconds=5.0,
-    settle_seconds=0.5,
-    measure_seconds=1.0,
-    grace_seconds=1.0,
-    num_generators=2,
-)
 
 
 @pytest.fixture(scope="module")
