@@ -93,7 +93,7 @@ class QuotaLedger:
             requests.popleft()
         if len(requests) >= limit:
             raise QuotaExceeded(
-                f"this API key has made {len(requests)} requests in the last minute, its limit is {limit}",
+                f"this API key has made {len(requests)} of at most {limit} requests in the last minute",
                 retry_after_s=_up(requests[len(requests) - limit] + MINUTE_SECONDS - now),
             )
         requests.append(now)
@@ -104,7 +104,7 @@ class QuotaLedger:
         limit = limits.max_streams
         if limit is not None and len(streams) >= limit:
             raise QuotaExceeded(
-                f"this API key has {len(streams)} streams open, its limit is {limit}", retry_after_s=STREAM_RETRY_SECONDS
+                f"this API key has {len(streams)} of at most {limit} streams open", retry_after_s=STREAM_RETRY_SECONDS
             )
         streams.add((worker, lease))
 

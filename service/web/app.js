@@ -1,14 +1,15 @@
 // The page: connects its parts.
 
-import { KeyWanted, setKey } from "./access.js";
+import { setKey } from "./access.js";
 import { loadLabels, loadModels } from "./catalogue.js";
 import { detectEvents } from "./detector.js";
 import { EventList } from "./eventlist.js";
 import { audacityLabels, copyText, eventsCsv, eventsJson, eventsSetting, saveText, scoresCsv, sedScoresTsv } from "./exports.js";
 import { ScoreHistory } from "./history.js";
+import { KeyWanted } from "./server.js";
 import { Microphone, SoundFile } from "./sources.js";
 import { LiveStream } from "./stream.js";
-import { formatTime } from "./timeline.js";
+import { formatTime } from "./text.js";
 import { View } from "./view.js";
 import { Workbench } from "./workbench.js";
 
@@ -27,6 +28,7 @@ let models = [];
 let stream = null;
 let history = null;
 let events = [];
+let heardSeconds = 0;
 let droppedSeconds = 0;
 let detection = null;
 
@@ -101,7 +103,8 @@ const listener = {
   },
   onTags: (message, base) => {
     history.add(message, base);
-    page.scored.textContent = formatTime(history.endSeconds, 1);
+    // The last window ends behind the sound, with silence.
+    page.scored.textContent = formatTime(Math.min(history.endSeconds, heardSeconds), 1);
     page.lag.textContent = `${Math.round(message.lag_ms)} ms`;
     if (history.isCut) note("The first scores are no longer kept.");
     view.showNow();
@@ -109,7 +112,8 @@ const listener = {
   },
   onPiece: (samples, time) => {
     view.addSound(samples, time);
-    page.heard.textContent = formatTime(time + samples.length / stream.source.sampleRate, 1);
+    heardSeconds = time + samples.length / stream.source.sampleRate;
+    page.heard.textContent = formatTime(heardSeconds, 1);
   },
   onLost: (seconds, why) => {
     addDropped(seconds);
@@ -157,7 +161,7 @@ async function listen(opening) {
     return;
   }
   history = new ScoreHistory(labels, model.sample_rate);
-  droppedSeconds = 0;
+  heardSeconds = droppedSeconds = 0;
   addDropped(0);
   showGaps();
   page.heard.textContent = page.scored.textContent = formatTime(0, 1);

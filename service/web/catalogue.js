@@ -1,7 +1,6 @@
 // What the server serves.
 
-import { getJson, KeyWanted } from "./access.js";
-import { whyRefused } from "./server.js";
+import { ask, KeyWanted, whyRefused } from "./server.js";
 
 const RETRY_MS = 2000;
 
@@ -12,7 +11,7 @@ const RETRY_MS = 2000;
 export async function loadModels(onWait, onKey) {
   for (;;) {
     try {
-      const { models } = await getJson("v1/models");
+      const { models } = await ask("v1/models");
       return models.sort((a, b) => Number(b.default) - Number(a.default));
     } catch (error) {
       if (error instanceof KeyWanted) {
@@ -27,6 +26,6 @@ export async function loadModels(onWait, onKey) {
 
 /** Returns a model's labels by id. */
 export async function loadLabels(model) {
-  const { labels } = await getJson(`v1/labels?model=${encodeURIComponent(model)}`);
+  const { labels } = await ask(`v1/labels?model=${encodeURIComponent(model)}`);
   return labels.sort((a, b) => a.id - b.id).map(({ label }) => label);
 }

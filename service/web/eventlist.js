@@ -1,6 +1,6 @@
 // The table of events, newest first, and what a screen reader is told of them.
 
-import { formatTime } from "./timeline.js";
+import { formatTime } from "./text.js";
 
 const SHOWN = 200;
 const ANNOUNCED_AT_ONCE = 3;

@@ -77,7 +77,7 @@ export class SoundFile {
     try {
       decoded = await new OfflineAudioContext(1, 1, sampleRate).decodeAudioData(bytes);
     } catch {
-      throw new Error(`The browser cannot read ${file.name} as sound.`);
+      throw new Error(`This browser cannot read ${file.name} as sound. The REST interface reads more formats.`);
     }
     const samples = new Float32Array(decoded.length);
     for (let channel = 0; channel < decoded.numberOfChannels; channel++) {

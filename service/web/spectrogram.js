@@ -1,6 +1,9 @@
 // What was sent, as a picture: a column every 40 ms, rows on the mel scale up to 8 kHz, which is what models of 16 kHz hear.
 
+import { writeOutlined } from "./text.js";
+
 const ROWS = 96;
+const MARKS_HZ = [250, 1000, 2000, 4000];
 const COLUMNS_PER_SECOND = 25;
 const KEPT_COLUMNS = 30 * 60 * COLUMNS_PER_SECOND;
 const LOWEST_HZ = 50;
@@ -51,8 +54,9 @@ export class Spectrogram {
     this.real = new Float64Array(size);
     this.imag = new Float64Array(size);
     this.hann = Float64Array.from({ length: size }, (_, index) => 0.5 - 0.5 * Math.cos((2 * Math.PI * index) / size));
-    const [low, high] = [toMel(LOWEST_HZ), toMel(Math.min(HIGHEST_HZ, sampleRate / 2))];
-    this.borders = Array.from({ length: ROWS + 1 }, (_, row) => (toHz(low + ((high - low) * row) / ROWS) * size) / sampleRate);
+    [this.low, this.high] = [toMel(LOWEST_HZ), toMel(Math.min(HIGHEST_HZ, sampleRate / 2))];
+    const toBin = (row) => (toHz(this.low + ((this.high - this.low) * row) / ROWS) * size) / sampleRate;
+    this.borders = Array.from({ length: ROWS + 1 }, (_, row) => toBin(row));
   }
 
   /** Takes mono samples that begin at a time in seconds. */
@@ -118,6 +122,22 @@ export class Spectrogram {
     const target = canvas.getContext("2d");
     const scale = canvas.width / (to - from);
     target.drawImage(picture, (first / COLUMNS_PER_SECOND - from) * scale, 0, (width / COLUMNS_PER_SECOND) * scale, canvas.height);
+  }
+
+  /** Writes some frequencies at the right border. `colours` and `ratio` are as for the timeline. */
+  drawAxis(canvas, colours, ratio) {
+    const pen = canvas.getContext("2d");
+    pen.save();
+    pen.setTransform(ratio, 0, 0, ratio, 0, 0);
+    const [width, height] = [canvas.width / ratio, canvas.height / ratio];
+    pen.font = "11px system-ui, sans-serif";
+    pen.textAlign = "right";
+    pen.textBaseline = "middle";
+    for (const hz of MARKS_HZ.filter((mark) => toMel(mark) < this.high)) {
+      const y = height * (1 - (toMel(hz) - this.low) / (this.high - this.low));
+      writeOutlined(pen, hz < 1000 ? `${hz} Hz` : `${hz / 1000} kHz`, width - 6, y, colours);
+    }
+    pen.restore();
   }
 }
 

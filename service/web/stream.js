@@ -1,12 +1,11 @@
 // One live stream over /v1/stream that comes back by itself, and goes on where it was. Times are seconds on the page's axis: 0 is
 // the source's first sample.
 
-import { KeyWanted, streamProtocols } from "./access.js";
 import { Axis } from "./axis.js";
 import { Feed } from "./feed.js";
 import { describeReturn, isFinal, pauseSeconds, RESUME_SECONDS, whyLost } from "./resumption.js";
 import { SentSound } from "./sent.js";
-import { streamAddress, whyRefused } from "./server.js";
+import { KeyWanted, Refused, streamAddress, streamProtocols, whyRefused } from "./server.js";
 
 /** Longer than the server keeps a stream: what the network held when it broke is in it. */
 const KEEP_SECONDS = 35;
@@ -61,10 +60,10 @@ export class LiveStream {
     try {
       protocols = await streamProtocols();
     } catch (error) {
-      const refusal = error instanceof KeyWanted ? null : await whyRefused();
       if (this.#isOver) return;
-      if (refusal === null) this.#wantKey(error.message);
-      else this.#comeBack(refusal);
+      if (error instanceof KeyWanted) this.#wantKey(error.message);
+      else if (error instanceof Refused) this.#refused(error.status, error.error);
+      else this.#comeBack(error.message);
       return;
     }
     if (this.#isOver) return;
@@ -232,13 +231,19 @@ export class LiveStream {
   async #closed(code) {
     const wasReady = this.#isReady;
     this.#part();
-    if (code === 1000) this.#end("Done.");
+    if (code === 1000) this.#end(this.axis.answered > 0 ? "Done." : "Done. Nothing was scored: the sound is too short.");
     else if (code === 4401) this.#wantKey(this.#error?.message ?? "it wants an API key");
-    else if (isFinal(code, this.#error)) this.#giveUp(`Ended by the server: ${this.#error?.message ?? `code ${code}`}`);
+    else if (wasReady || this.#error || isFinal(code, null)) this.#refused(code, this.#error);
     else {
-      const reason = wasReady || this.#error ? whyLost(code, this.#error) : await whyRefused();
+      const reason = await whyRefused();
       if (!this.#isOver) this.#comeBack(reason);
     }
+  }
+
+  #refused(code, error) {
+    this.#error = error;
+    if (isFinal(code, error)) this.#giveUp(`Ended by the server: ${error?.message ?? `code ${code}`}`);
+    else this.#comeBack(whyLost(code, error));
   }
 
   #comeBack(reason) {

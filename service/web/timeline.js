@@ -1,6 +1,7 @@
 // The strongest labels of the stretch that is shown: a row each, filled as high as s(t), with its events as bars below.
 
 import { segmentBorders, segmentCovers, segmentMeans } from "./detector.js";
+import { formatTime, writeOutlined } from "./text.js";
 
 const ROW_HEIGHT = 34;
 const TEXT_HEIGHT = 15;
@@ -51,7 +52,8 @@ export class Timeline {
         const [left, right] = [event.onset, event.offset].map((position) => toX(position / history.sampleRate));
         pen.fillRect(left, bottom + 1, Math.max(2, right - left - 1), 4);
       }
-      this.#drawName(pen, history.labels[id], row * ROW_HEIGHT + TEXT_HEIGHT, colours);
+      pen.font = "12px system-ui, sans-serif";
+      writeOutlined(pen, history.labels[id], 6, row * ROW_HEIGHT + TEXT_HEIGHT, colours);
     });
   }
 
@@ -63,16 +65,6 @@ export class Timeline {
     const fresh = strongest.filter((id) => !this.#rows.includes(id));
     const kept = this.#rows.map((id) => (strongest.includes(id) ? id : fresh.shift()));
     this.#rows = [...kept, ...fresh].filter((id) => id !== undefined);
-  }
-
-  #drawName(pen, name, y, colours) {
-    pen.font = "12px system-ui, sans-serif";
-    pen.lineWidth = 3;
-    pen.lineJoin = "round";
-    pen.strokeStyle = colours.page;
-    pen.strokeText(name, 6, y);
-    pen.fillStyle = colours.text;
-    pen.fillText(name, 6, y);
   }
 
   #drawGaps(pen, gaps, view, toX, height, colours) {
@@ -99,11 +91,4 @@ export class Timeline {
       pen.fillText(formatTime(tick, 0), toX(tick) + 3, height - 6);
     }
   }
-}
-
-/** 75.25 as 1:15.25. */
-export function formatTime(seconds, digits = 2) {
-  const rounded = Number(seconds.toFixed(digits));
-  const minutes = Math.floor(rounded / 60);
-  return `${minutes}:${(rounded - 60 * minutes).toFixed(digits).padStart(digits ? digits + 3 : 2, "0")}`;
 }

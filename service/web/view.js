@@ -12,6 +12,7 @@ const NOW_COUNT = 6;
 export class View {
   #spectrogram = null;
   #timeline = new Timeline();
+  #nothing;
   #history = null;
   #events = [];
   #end = 0;
@@ -20,6 +21,7 @@ export class View {
 
   constructor(page) {
     this.page = page;
+    this.#nothing = page.now.firstElementChild;
     this.dark = matchMedia("(prefers-color-scheme: dark)");
     this.calm = matchMedia("(prefers-reduced-motion: reduce)");
     this.dark.addEventListener("change", () => this.#takeColours());
@@ -30,6 +32,7 @@ export class View {
 
   /** Begins a new picture. */
   begin(sampleRate, history) {
+    this.page.now.replaceChildren(this.#nothing.cloneNode(true));
     this.#spectrogram = new Spectrogram(sampleRate);
     this.#timeline.clear();
     this.#history = history;
@@ -99,6 +102,7 @@ export class View {
     pen.fillStyle = `rgb(${red} ${green} ${blue})`;
     pen.fillRect(0, 0, spectrogram.width, spectrogram.height);
     this.#spectrogram?.draw(spectrogram, view.from, view.to, this.palette);
+    this.#spectrogram?.drawAxis(spectrogram, this.colours, ratio);
     this.#timeline.draw(timeline, this.#history, this.#events, view, rows, this.colours, ratio);
   }
 }

@@ -276,7 +276,30 @@ def test_a_file_that_is_no_sound_is_a_message(page: LivePage, tmp_path: Path) ->
     path = tmp_path / "letter.wav"
     path.write_text("Dear Sir or Madam")
     page.find("file").send_keys(str(path))
-    assert page.wait_for_phase("problem") == "The browser cannot read letter.wav as sound."
+    assert page.wait_for_phase("problem").startswith("This browser cannot read letter.wav as sound.")
+
+
+def test_a_sound_too_short_to_be_scored_is_said_to_be(page: LivePage, tmp_path: Path) -> None:
+    path = tmp_path / "click.wav"
+    soundfile.write(path, level(3, RATE // 100), RATE, subtype="PCM_16")
+    page.find("file").send_keys(str(path))
+    page.wait_for(lambda: page.text("status") == "Done. Nothing was scored: the sound is too short.")
+
+
+def test_a_new_sound_begins_with_an_empty_page(page: LivePage, barking: Path) -> None:
+    play(page, barking)
+    assert len(page.find("now").find_elements(By.TAG_NAME, "span")) > 0
+    page.find("file").send_keys(str(barking))
+    page.wait_for(lambda: not page.find("file").is_enabled() and page.text("now") == "Nothing was scored yet.")
+    page.wait_for_phase("ended")
+
+
+def test_a_server_that_is_away_when_somebody_wants_to_listen_is_a_message(browser: webdriver.Chrome, tmp_path: Path) -> None:
+    with running(FAKE, cwd=tmp_path) as server:
+        page = LivePage(browser, server.wait_ready())
+        assert server.end_cleanly() == 0
+    page.find("microphone").click()
+    assert page.wait_for_phase("problem") == "The server cannot be reached."
 
 
 def test_the_page_works_under_a_path_of_a_proxys(browser: webdriver.Chrome, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from selenium import webdriver
 
+from service.access.keys import Limits
 from tests.support.browser import LivePage
 from tests.support.keys import add_key, remove_key
 from tests.support.process import running
@@ -45,6 +46,28 @@ def test_the_page_asks_for_a_key_and_streams_with_tokens_made_with_it(browser: w
         assert server.end_cleanly() == 0
         assert key not in server.stderr
         assert "eyJ" not in server.stderr, "a token"
+
+
+def test_what_a_key_may_not_do_any_more_is_said_and_waited_for_or_the_end(browser: webdriver.Chrome, tmp_path: Path) -> None:
+    path = tmp_path / "keys.json"
+    # The models, their labels, and once more the labels when somebody wants to listen: no request is left for a token.
+    often = add_key(path, "often", limits=Limits(requests_per_minute=3))
+    long = add_key(path, "long", limits=Limits(audio_seconds_per_day=1))
+    with running("tests.support.fake_server", environ={"SONOTAG_API_KEYS_FILE": str(path)}, cwd=tmp_path) as server:
+        url = server.wait_ready()
+        page = LivePage(browser, url, is_locked=True)
+        give_key(page, often)
+        page.wait_for(lambda: page.find("microphone").is_enabled() and page.find("window").get_property("value"))
+        page.find("microphone").click()
+        said = page.wait_for_phase("waiting")
+        assert said.startswith("This API key has made 3 of at most 3 requests in the last minute. Reconnecting in ")
+        page.run("sessionStorage.clear()")
+        page = LivePage(browser, url, is_locked=True)
+        give_key(page, long)
+        page.wait_for(lambda: page.find("microphone").is_enabled())
+        page.find("microphone").click()
+        said = page.wait_for_phase("problem")
+        assert said.startswith("Ended by the server: this API key has 0.0 s of sound left of 1 s in 24 hours")
 
 
 class Elsewhere(BaseHTTPRequestHandler):

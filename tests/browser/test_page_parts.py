@@ -202,6 +202,11 @@ def test_only_what_would_be_refused_again_is_final(page: LivePage) -> None:
         const { isFinal } = await import("./web/resumption.js");
         const codes = [1001, 1006, 1011, 1012, 1013, 4408, 4503, 1007, 4400, 4401, 4415];
         const quota = [true, false].map((retryable) => isFinal(4429, { retryable }));
-        return [codes.filter((code) => isFinal(code, null)), ...quota];
+        const spent = [300, 301].map((retry_after_s) => isFinal(4429, { retryable: true, retry_after_s }));
+        const answers = [[404, false], [429, true], [500, false], [503, true]];
+        return [
+          codes.filter((code) => isFinal(code, null)), ...quota, ...spent,
+          ...answers.map(([status, retryable]) => isFinal(status, { retryable })),
+        ];
     """
-    assert page.run(script) == [[1007, 4400, 4401, 4415], False, True]
+    assert page.run(script) == [[1007, 4400, 4401, 4415], False, True, False, True, True, False, False, False]
