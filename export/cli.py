@@ -76,9 +76,9 @@ def _bundle_name(text: str) -> str:
 
 def _export_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m export",
+        prog="sonotag export",
         description="Export an Audio Spectrogram Transformer to a bundle that Sonotag serves. "
-        "`python -m export init --help` is about making a checkpoint to fine-tune.",
+        "`sonotag export init --help` is about making a checkpoint to fine-tune.",
     )
     parser.add_argument(
         "checkpoint", help="folder in Hugging Face's format, a name on its hub, or the original repository's .pth"
@@ -177,7 +177,7 @@ def _export(options: argparse.Namespace) -> None:
 
 def _init_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m export init",
+        prog="sonotag export init",
         description="Make an AST checkpoint, ready for fine-tuning, from the ImageNet weights of a ViT or DeiT (timm's names).",
     )
     parser.add_argument("out", type=Path, help="the checkpoint's folder, in Hugging Face's format")

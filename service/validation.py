@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 
 import pydantic
 
@@ -31,7 +31,18 @@ def parameter_error(error: pydantic.ValidationError, known: Collection[str], pre
     )
     if is_unknown:
         return unknown_parameter(where, known, prefix)
-    return describe_problem(where.rstrip("."), first["msg"], first["input"])
+    where = where.rstrip(".")[:MAX_SHOWN]
+    problem = first["msg"].removeprefix("Value error, ")
+    match first["type"]:
+        case "missing":
+            return InvalidParameter(f"{where} is missing", param=where)
+        case "json_invalid":
+            return InvalidParameter(f"the body is no JSON: {problem.removeprefix('Invalid JSON: ')}")
+    said = f"{where or 'the value'}: {problem[:1].lower()}{problem[1:]}"
+    if first["type"] == "value_error" and isinstance(first["input"], Mapping):  # one of ours names the values that matter
+        return InvalidParameter(said, param=where or None)
+    got = repr(first["input"])
+    return InvalidParameter(f"{said}; got {got if len(got) <= MAX_SHOWN else got[:MAX_SHOWN] + '...'}", param=where or None)
 
 
 def describe_document(error: pydantic.ValidationError) -> str:
@@ -45,20 +56,6 @@ def describe_document(error: pydantic.ValidationError) -> str:
             return f"there is no {where} in it"
     problem = first["msg"].removeprefix("Value error, ")
     return f"{where}{': ' if where else ''}{problem[:1].lower()}{problem[1:]}"
-
-
-def describe_problem(where: str, problem: str, got: object) -> InvalidParameter:
-    """Return the error for a value that does not fit.
-
-    Args:
-        where: The parameter; empty when the whole is meant.
-        problem: What pydantic says.
-        got: The value.
-    """
-    where, shown = where[:MAX_SHOWN], repr(got)
-    shown = shown if len(shown) <= MAX_SHOWN else shown[:MAX_SHOWN] + "..."
-    problem = problem.removeprefix("Value error, ")
-    return InvalidParameter(f"{where or 'the value'}: {problem[:1].lower()}{problem[1:]}; got {shown}", param=where or None)
 
 
 def unknown_parameter(name: str, known: Iterable[str], prefix: str = "") -> InvalidParameter:

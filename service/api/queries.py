@@ -12,22 +12,28 @@ from typing import TypeVar
 import pydantic
 from starlette.datastructures import QueryParams
 
-from service.validation import parameter_error
+from service.errors import InvalidParameter
+from service.validation import MAX_SHOWN, parameter_error
 
 M = TypeVar("M", bound=pydantic.BaseModel)
 
 
 def read_query(model: type[M], query: QueryParams) -> M:
-    """Return what a query says. A field whose default is a list takes all values of its name, any other one the last.
+    """Return what a query says. A field whose default is a list takes all values of its name.
 
     Args:
         model: Of the parameters; what is no field of it should be forbidden by it.
         query: As it came.
 
     Raises:
-        InvalidParameter: A value does not fit, or there is no such parameter.
+        InvalidParameter: A value does not fit, there is no such parameter, or it is given twice with different values.
     """
     lists = _list_fields(model)
+    for name, value in query.multi_items():
+        if value != query[name] and name in model.model_fields and name not in lists:
+            raise InvalidParameter(
+                f"{name} is given twice, as {value[:MAX_SHOWN]!r} and {query[name][:MAX_SHOWN]!r}", param=name
+            )
     try:
         return model.model_validate({name: query.getlist(name) if name in lists else query[name] for name in query})
     except pydantic.ValidationError as error:

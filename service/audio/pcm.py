@@ -36,8 +36,9 @@ class MonoMixer:
             InvalidParameter: It is not; ``param`` is ``channel``.
         """
         if self._channel is not None and not 0 <= self._channel < channels:
+            allowed = f"0 to {channels - 1}" if channels > 1 else "0"
             raise InvalidParameter(
-                f"channel is {self._channel}, the sound has {channels}: allowed is 0 to {channels - 1}", param="channel"
+                f"channel is {self._channel}, the sound has {channels}: allowed is {allowed}", param="channel"
             )
 
     def mix(self, frames: Float32Array) -> Float32Array:

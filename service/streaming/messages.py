@@ -13,7 +13,7 @@ from typing import Annotated, ClassVar, Literal
 import pydantic
 
 from service.audio.formats import Encoding
-from service.errors import BadMessage, ProtocolViolation
+from service.errors import BadMessage, InvalidParameter, ProtocolViolation
 from service.postprocess.event_config import EventConfig
 from service.validation import parameter_error
 
@@ -120,7 +120,10 @@ def parse_client_message(text: str) -> ClientMessage:
     try:
         return model.model_validate(document)
     except pydantic.ValidationError as error:
-        raise parameter_error(error, model.model_fields) from error
+        problem = parameter_error(error, model.model_fields)
+        if model is Update and problem.param in Start.model_fields.keys() - Update.model_fields.keys():
+            raise InvalidParameter(f"{problem.param} is chosen in start, for the whole stream", param=problem.param) from error
+        raise problem from error
 
 
 def parse_query(items: list[tuple[str, str]]) -> Start:

@@ -190,12 +190,14 @@ def test_the_object_of_events_changes_what_counts(fake_server: AppServer) -> Non
         ('{"onset": 0.5}', "events.onset", "did you mean onset_threshold?"),
         ('{"onset_threshold": 2}', "events.onset_threshold", "less than or equal to 1"),
         ('{"onset_threshold": NaN}', "events.onset_threshold", ""),
-        ('{"onset_threshold": 0.2, "offset_threshold": 0.4}', "events", "above onset_threshold"),
+        ('{"offset_threshold": 0.6}', "events", "events: offset_threshold 0.6 is above onset_threshold 0.5"),
         ('{"max_gap": "long"}', "events.max_gap", "number"),
     ],
 )
 def test_events_that_make_no_sense_are_refused(fake_server: AppServer, value: str, param: str, part: str) -> None:
-    assert part in expect_error(ask(fake_server, events=value), 400, "invalid_parameter", param)
+    message = expect_error(ask(fake_server, events=value), 400, "invalid_parameter", param)
+    assert part in message
+    assert "..." not in message, "nothing is shown that has to be cut"
 
 
 def test_an_unknown_label_of_events_is_refused_with_the_nearest(fake_server: AppServer) -> None:
@@ -239,6 +241,11 @@ def test_one_channel_is_picked_in_place_of_the_mean(fake_server: AppServer) -> N
     ):
         query = {} if channel is None else {"channel": channel}
         assert list(scores(answer(fake_server, wav(clip), top_k=1, **query))) == [label]
+
+
+def test_the_only_channel_is_the_first(fake_server: AppServer) -> None:
+    message = expect_error(ask(fake_server, wav(level(DOG, 16_000)), channel=1), 400, "invalid_parameter", "channel")
+    assert message == "channel is 1, the sound has 1: allowed is 0"
 
 
 @pytest.mark.parametrize("value", ["2", "-1", "left", "1" + "0" * 30])

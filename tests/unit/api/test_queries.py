@@ -8,8 +8,8 @@ from service.api.queries import describe_query, read_query
 from service.errors import InvalidParameter
 
 
-def test_a_query_is_read_with_all_values_of_a_list_and_the_last_of_any_other() -> None:
-    query = read_query(ClassifyQuery, QueryParams("labels=Dog&labels=1&top_k=3&top_k=4&timeline=true&window=1.5&events={}"))
+def test_a_query_is_read_with_all_values_of_a_list() -> None:
+    query = read_query(ClassifyQuery, QueryParams("labels=Dog&labels=1&top_k=4&top_k=4&timeline=true&window=1.5&events={}"))
     assert query == ClassifyQuery(labels=["Dog", "1"], top_k=4, timeline=True, window=1.5, events="{}")
     assert read_query(ClassifyQuery, QueryParams("")) == ClassifyQuery()
 
@@ -23,6 +23,8 @@ def test_a_query_is_read_with_all_values_of_a_list_and_the_last_of_any_other() -
         ("timeline=maybe", "timeline", "valid boolean"),
         ("aggregate=sum", "aggregate", "'mean' or 'max'"),
         ("topk=3", "topk", "did you mean top_k?"),
+        ("topk=3&topk=4", "topk", "did you mean top_k?"),
+        ("top_k=3&top_k=4", "top_k", "given twice, as '3' and '4'"),
     ],
 )
 def test_the_first_problem_of_a_query_is_named(query: str, param: str, problem: str) -> None:

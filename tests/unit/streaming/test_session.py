@@ -420,6 +420,13 @@ def test_a_bad_update_is_an_error_and_the_stream_goes_on_as_before(text):
     assert driven.close is None
 
 
+def test_what_holds_for_the_whole_stream_is_said_to_be_chosen_in_start():
+    driven = DrivenSession()
+    driven.text('{"type": "update", "window": 1}')
+    error = driven.messages[-1]
+    assert (error["param"], error["message"]) == ("window", "window is chosen in start, for the whole stream")
+
+
 def test_update_before_the_configuration_is_an_error():
     driven = DrivenSession({})
     driven.text('{"type": "update", "top_k": 1}')
