@@ -63,7 +63,7 @@ def choose_operators(operators: OperatorSet, eps: float, *, half: bool) -> Opera
     """Return how a graph is written: float16 is for GPUs, where residual add and norm are one, and patches a product."""
     if operators == "portable":
         return PortableOperators(eps, unfolds_patches=half)
-    return FusedOperators(eps, skip_norm=half, unfolds_patches=half)
+    return FusedOperators(eps, fuses_sums=half, unfolds_patches=half)
 
 
 def _convert(
