@@ -9,6 +9,7 @@
 #   make load      overload with admission and without, and what one bad client costs the others (ten minutes)
 #   make soak      clients who come and go, and what is left of it (SOAK_MINUTES=30)
 #   make image-test  run the image's own steps in a clean Debian, and serve from it (root, debootstrap, a minute)
+#   make gpu-test  try the steps of the GPU's benchmark on the CPU, with a model of two layers (minutes)
 #   make fuzz      damaged files, messages and model files, 120,000 of them (FUZZ_CASES), and the OpenAPI
 #   make wheel     build the wheel        make clean    remove what was built
 #   make lock      renew docker/*.lock    make audit    look up known vulnerabilities of what they name
@@ -41,7 +42,7 @@ PURE_TESTS := tests/unit/access tests/unit/audio tests/integration/test_containe
 PURE_SESSION := service/streaming/session.py,service/streaming/negotiation.py,service/streaming/resumed_stream.py,service/streaming/timers.py,service/streaming/outgoing.py,service/streaming/ending.py
 PURE_MODULES := service/access/origins.py,service/access/quotas.py,service/audio/*,service/postprocess/*,$(PURE_SESSION),service/inference/policy.py
 
-.PHONY: serve test test-slow bench chaos load soak fuzz image-test coverage lint types format export wheel lock audit sbom clean
+.PHONY: serve test test-slow bench chaos load soak fuzz gpu-test image-test coverage lint types format export wheel lock audit sbom clean
 .DELETE_ON_ERROR:
 
 serve: $(VENV)/.serve
@@ -60,6 +61,9 @@ bench: $(VENV)/.dev
 fuzz: $(VENV)/.fuzz
 	$(BIN)/python -m tests.fuzz --cases $(FUZZ_CASES)
 	FUZZ_EXAMPLES=$(FUZZ_EXAMPLES) $(BIN)/python -m pytest -q tests/fuzz tests/integration/test_hostile_input.py
+
+gpu-test: $(VENV)/.dev
+	$(BIN)/python -m pytest tests/bench/check_gpu.py $(ARGS)
 
 image-test: $(VENV)/.dev
 	$(BIN)/python -m pytest tests/image/check_image.py $(ARGS)

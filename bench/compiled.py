@@ -67,6 +67,10 @@ class Trial:
     milliseconds_a_window: float | None
     error: str = ""
 
+    def __str__(self) -> str:
+        took = self.error if self.milliseconds_a_window is None else f"{self.milliseconds_a_window:.3g} ms a window"
+        return f"torch.compile, mode {self.mode}, attention {self.attention}: {took}"
+
 
 class Compile(Protocol):
     """As torch.compile."""

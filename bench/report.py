@@ -114,7 +114,5 @@ def _remarks(report: ModelReport) -> str:
     lines += [f"- Not in the race: {absent.name}: {absent.reason}." for absent in report.absent]
     for race in report.races:
         lines += [f"- {time.name} does not run batch {time.batch}: {time.error}" for time in race.times if time.error]
-    for trial in report.trials:
-        took = trial.error if trial.milliseconds_a_window is None else f"{trial.milliseconds_a_window:.3g} ms a window"
-        lines.append(f"- torch.compile, mode {trial.mode}, attention {trial.attention}: {took}")
+    lines += [f"- {trial}" for trial in report.trials]
     return "\n".join(lines)

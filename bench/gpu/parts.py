@@ -15,7 +15,7 @@ from typing import Final
 from bench.gpu.settings import Settings
 from service.inference.reason import read_reason
 
-MACHINE, SUBJECT, RACE, STREAMS, COST, FLOAT8, WAYS, PROCESSES = (
+MACHINE, SUBJECT, RACE, STREAMS, COST, FLOAT8, WAYS, PROCESSES, COMPILED = (
     "machine",
     "subject",
     "race",
@@ -24,6 +24,7 @@ MACHINE, SUBJECT, RACE, STREAMS, COST, FLOAT8, WAYS, PROCESSES = (
     "float8",
     "ways",
     "processes",
+    "compiled",
 )
 THROUGHPUT: Final = "throughput"
 """With a hyphen and how many workers behind it."""
@@ -83,6 +84,7 @@ def list_parts(settings: Settings) -> list[Part]:
         Part(COST, _SERVICE, 60, settings.cost),
         own(WAYS, 50),
         own(PROCESSES, 40),
+        own(COMPILED, 60, spare=20),
     ]
 
 

@@ -56,13 +56,29 @@ class GpuRaces:
         return asdict(self) | {"work": asdict(self.work) | {"exported": self.work.exported, "encoder": self.work.encoder}}
 
 
-def run_races(subject: Subject, seconds: float, keep: Callable[[GpuRaces], None] = lambda measured: None) -> GpuRaces:
+def gather_all(subject: Subject, checkpoint: Checkpoint) -> list[Contestant | Absent]:
+    """Return everybody: ours and transformers, one batch at a time and several."""
+    found: list[Contestant | Absent] = []
+    for batches in (1, IN_FLIGHT):
+        found += open_own([subject.bundle_folder], subject.device, batches)
+    found += make_eager(checkpoint, subject.device)
+    found.append(_make_queued(checkpoint, subject.device))
+    return found
+
+
+def run_races(
+    subject: Subject,
+    seconds: float,
+    keep: Callable[[GpuRaces], None] = lambda measured: None,
+    gather: Callable[[Subject, Checkpoint], list[Contestant | Absent]] = gather_all,
+) -> GpuRaces:
     """Let all run, one batch size after the other, until the time is up.
 
     Args:
         subject: Ours, and the checkpoint that the others run.
         seconds: After which no other batch size is begun.
         keep: Is given what is known after each batch size: who ends the program then has that.
+        gather: Returns who takes part.
     """
     began = time.perf_counter()
     checkpoint = load_checkpoint(str(subject.source))
@@ -85,16 +101,6 @@ def run_races(subject: Subject, seconds: float, keep: Callable[[GpuRaces], None]
         measured = replace(measured, races=(*measured.races, race), left_out=subject.batches[place + 1 :])
         keep(measured)
     return measured
-
-
-def gather(subject: Subject, checkpoint: Checkpoint) -> list[Contestant | Absent]:
-    """Return everybody: ours and transformers, one batch at a time and several."""
-    found: list[Contestant | Absent] = []
-    for batches in (1, IN_FLIGHT):
-        found += open_own([subject.bundle_folder], subject.device, batches)
-    found += make_eager(checkpoint, subject.device)
-    found.append(_make_queued(checkpoint, subject.device))
-    return found
 
 
 def _make_queued(checkpoint: Checkpoint, device: Device) -> TransformersPeer:

@@ -1,4 +1,4 @@
-"""The benchmark of a GPU, run from end to end on the CPU with a model of two layers: `make test ARGS=tests/bench/check_gpu.py`.
+"""The benchmark of a GPU, run from end to end on the CPU with a model of two layers: `make gpu-test`.
 
 Not part of `make test`, which is long enough: it takes minutes, without what one more stream costs, which needs no GPU.
 """
@@ -13,11 +13,11 @@ from pathlib import Path
 from bench.goals import UNMEASURED
 from tests.support.shared import REPOSITORY
 
-PARTS = ("machine", "subject", "race", "streams", "throughput-1", "float8", "ways", "processes")
+PARTS = ("machine", "subject", "race", "streams", "throughput-1", "float8", "ways", "processes", "compiled")
 
 
 def test_the_whole_benchmark_runs_without_a_gpu_and_claims_nothing(tmp_path: Path) -> None:
-    options = ["--device", "cpu", "--size", "smallest", "--batches", "2,1", "--budget", "200", "--folder", str(tmp_path)]
+    options = ["--device", "cpu", "--size", "smallest", "--batches", "2,1", "--budget", "300", "--folder", str(tmp_path)]
     command = [sys.executable, "-m", "bench.gpu", *options, "--parts", ",".join(PARTS)]
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False, timeout=570)
     assert done.returncode == 0, done.stderr
@@ -33,6 +33,9 @@ def test_the_whole_benchmark_runs_without_a_gpu_and_claims_nothing(tmp_path: Pat
         *("transformers eager fp32", "transformers as called", "transformers eager fp32"),
     ]
     assert all(time["seconds"]["median"] > 0 and time["difference"] < 1e-5 for time in times), times
+    beside = measured["compiled"]["races"][0]["times"]
+    assert [time["name"] for time in beside] == ["Sonotag fp32", "transformers eager fp32", "torch.compile fp32"]
+    assert all(time["seconds"]["median"] > 0 and time["difference"] < 1e-5 for time in beside), beside
     assert measured["ways"]["rates"].keys() == {"plain 2", "plain 1", "bound 2", "bound 1"}
     assert measured["processes"]["rates"].keys() == {"1 processes, batch 2", "2 processes, batch 2"}, logs["processes"]
     assert measured["streams"]["streams"][0]["windows"] > 0

@@ -11,7 +11,9 @@ SERVING = (
     *("fastapi", "fastapi_offline", "starlette", "uvicorn", "uvloop", "websockets", "soxr", "av", "pydantic_settings"),
     *("prometheus_client", "python_multipart", "jwt", "matplotlib", "openvino", "ai_edge_litert"),
 )
-MODULES = tuple(f"bench.gpu.{name}" for name in ("__main__", "machine", "subject", "race", "float8", "ways", "processes"))
+MODULES = tuple(
+    f"bench.gpu.{name}" for name in ("__main__", "machine", "subject", "race", "float8", "ways", "processes", "compiled")
+)
 
 
 def test_the_parts_of_the_model_are_imported_without_what_serving_needs() -> None:
