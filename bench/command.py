@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -40,6 +41,7 @@ def run_measurement(
     parser.add_argument("--output", type=Path, metavar="FILE", help="write the numbers there, as JSON")
     add_flags(parser)
     args = parser.parse_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a service of its own ends with it, as at Control-C
     try:
         measured = measure(args)
     except SonotagError as error:

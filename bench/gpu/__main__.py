@@ -21,7 +21,6 @@ import signal
 import sys
 import time
 from pathlib import Path
-from types import FrameType
 
 from bench.goals import to_markdown
 from bench.gpu.parts import COST, MACHINE, SUBJECT, Part, list_parts, run_part, share_time
@@ -109,7 +108,7 @@ def main(argv: list[str] | None = None) -> int:
     if unknown := set(args.parts) - set(known):
         parser.error(f"--parts: {', '.join(sorted(unknown))} is none of {', '.join(known)}")
     args.folder.mkdir(parents=True, exist_ok=True)
-    signal.signal(signal.SIGTERM, _interrupt)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     allow_open_files()
     reasons = run_all(settings, args.budget, args.parts, resume=args.resume)
     print(
@@ -126,10 +125,6 @@ def allow_open_files() -> None:
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(OSError, ValueError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-
-
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
 
 
 def _names(text: str) -> tuple[str, ...]:

@@ -17,6 +17,7 @@ import argparse
 import json
 import math
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -119,6 +120,7 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         SonotagError: The service does not start or does not answer, a sound cannot be read, or the limit cannot be written.
     """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # the service that it has started ends with it, as at Control-C
     settings = read_settings(args, quiet=True)
     if args.url is not None:
         check_address(args.url)

@@ -32,7 +32,7 @@ from tests.support.app_server import AppServer, serving
 from tests.support.certificates import make_certificate
 from tests.support.keys import add_key
 from tests.support.load_plan import PLAN
-from tests.support.process import clean_environ
+from tests.support.process import clean_environ, running
 from tests.support.rest import measure
 from tests.support.runners import FakeRunner, level
 from tests.support.shared import REPOSITORY
@@ -302,6 +302,19 @@ def test_a_service_whose_start_is_not_waited_for_is_ended(tmp_path: Path) -> Non
         signal.signal(signal.SIGUSR1, before)
     with pytest.raises(ProcessLookupError):
         os.kill(int((tmp_path / "pid").read_text()), 0)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_benchmark_that_is_told_to_end_leaves_no_service_behind(number: signal.Signals, tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    os.mkfifo(secret)
+    with running("service", "bench", environ={"SONOTAG_TOKEN_SECRET_FILE": str(secret)}, cwd=tmp_path) as bench:
+        with secret.open("w"):  # whoever reads it has started
+            (service,) = bench.children()
+            bench.send_signal(number)
+        assert bench.wait() == exit_codes.INTERRUPTED
+    with pytest.raises(ProcessLookupError):
+        os.kill(service, 0)
 
 
 def test_the_service_around_a_free_model_answers_every_window_of_streams_below_real_speed() -> None:
