@@ -21,6 +21,7 @@ def run_measurement(
     measure: Callable[[argparse.Namespace], T],
     *,
     seconds: float,
+    rounds: int = 3,
     to_numbers: Callable[[T], Mapping[str, object]],
     to_markdown: Callable[[T], str],
     add_flags: Callable[[argparse.ArgumentParser], None] = lambda _: None,
@@ -31,12 +32,13 @@ def run_measurement(
         name: The module, for messages.
         measure: Takes what the command line says: ``rounds``, ``seconds`` of each measurement, and what `add_flags` adds.
         seconds: How many by default.
+        rounds: How many by default.
         to_numbers: What goes into the file, ready for JSON.
         to_markdown: The table.
         add_flags: Adds the flags that this one has and others have not.
     """
     parser = argparse.ArgumentParser(prog=f"python -m {name}")
-    parser.add_argument("--rounds", type=int, default=3, help="measurements of each (3)")
+    parser.add_argument("--rounds", type=int, default=rounds, help=f"measurements of each ({rounds})")
     parser.add_argument("--seconds", type=float, default=seconds, help=f"how long each takes ({seconds:g})")
     parser.add_argument("--output", type=Path, metavar="FILE", help="write the numbers there, as JSON")
     add_flags(parser)

@@ -1,9 +1,11 @@
 """How much of what the bare runner can do the service makes of it: `python -m bench.throughput`.
 
-In turns: the runner alone in this process, in all its lanes, in the best of its batch sizes; then a service that REST clients
-ask as fast as they are answered, with each kind of clips. What the clients themselves take of the same cores is not given back
-to the service. As it comes it is the embedded model on the CPU, and clips of five seconds, where each window is a request, and
-of half a minute, as WAV and as FLAC, which needs a decoder. ``--provider cuda --bundle base=FOLDER`` measures a GPU.
+In turns: the runner alone in this process, in all its lanes, in the best of its batch sizes, and a service that REST clients
+ask as fast as they are answered, with one kind of clips after the other. Each time the service is compared with what the runner
+did right before and right after: a machine that others share is faster in one minute than in the next. What the clients
+themselves take of the same cores is not given back to the service. As it comes it is the embedded model on the CPU, and clips
+of five seconds, where each window is a request, and of half a minute, as WAV and as FLAC, which needs a decoder. ``--provider
+cuda --bundle base=FOLDER`` measures a GPU.
 """
 
 from __future__ import annotations
@@ -85,8 +87,8 @@ class Course:
     workers: int = 1
     clients: int = 4
     clips: tuple[Clips, ...] = (Clips(5.0, "WAV"), Clips(30.0, "WAV"), Clips(30.0, "FLAC"))
-    rounds: int = 3
-    seconds: float = 4.0
+    rounds: int = 5
+    seconds: float = 2.0
 
     def flags(self) -> tuple[str, ...]:
         """Return those of the service."""
@@ -98,6 +100,13 @@ EMBEDDED = Course()
 """What is measured where no flag says otherwise."""
 
 
+class Turn(NamedTuple):
+    """The service with one kind of clips, and windows a second of the runner alone, around it."""
+
+    stage: ClipStage
+    bare: float
+
+
 @dataclass(frozen=True, slots=True)
 class Served:
     """What the service did with one kind of clips, medians of rounds.
@@ -105,7 +114,7 @@ class Served:
     Attributes:
         clips: As a text.
         windows_per_second: That it scored.
-        ratio: Of what the runner did alone in the same round.
+        ratio: Of what the runner did alone before and after it, on average.
         client_cores: Processor time over time of the clients, meanwhile.
     """
 
@@ -121,7 +130,7 @@ class Throughput:
 
     Attributes:
         course: How.
-        bare: Windows a second of the runner alone, median of rounds.
+        bare: Windows a second of the runner alone, median of all times.
         served: By the service, for each kind of clips.
     """
 
@@ -146,22 +155,20 @@ def measure_throughput(course: Course) -> Throughput:
     lanes = Lanes(runner)
     try:
         with OwnServer(course.flags()) as target:
-            rounds = [
-                (
-                    measure_bare(lanes, golden, course.seconds),
-                    [run_clips_stage(target, plan, clips, course.clients) for clips in files],
-                )
-                for _ in range(course.rounds)
-            ]
+            bares = [measure_bare(lanes, golden, course.seconds)]
+            turns: list[list[Turn]] = [[] for _ in files]
+            for _ in range(course.rounds):
+                for clips, taken in zip(files, turns, strict=True):
+                    stage = run_clips_stage(target, plan, clips, course.clients)
+                    bares.append(measure_bare(lanes, golden, course.seconds))
+                    taken.append(Turn(stage, (bares[-2] + bares[-1]) / 2))
     finally:
         lanes.close()
         runner.close()
     return Throughput(
         course=course,
-        bare=statistics.median(bare for bare, _ in rounds),
-        served=tuple(
-            _sum_up(str(kind), [(bare, stages[place]) for bare, stages in rounds]) for place, kind in enumerate(course.clips)
-        ),
+        bare=statistics.median(bares),
+        served=tuple(_sum_up(str(kind), taken) for kind, taken in zip(course.clips, turns, strict=True)),
     )
 
 
@@ -191,12 +198,12 @@ def make_plan(sounds: tuple[Int16Array, ...], seconds: float) -> Plan:
     )
 
 
-def _sum_up(clips: str, rounds: list[tuple[float, ClipStage]]) -> Served:
+def _sum_up(clips: str, turns: list[Turn]) -> Served:
     return Served(
         clips=clips,
-        windows_per_second=statistics.median(stage.server.windows_per_second for _, stage in rounds),
-        ratio=statistics.median(stage.server.windows_per_second / bare for bare, stage in rounds),
-        client_cores=statistics.median(stage.generator_cores for _, stage in rounds),
+        windows_per_second=statistics.median(turn.stage.server.windows_per_second for turn in turns),
+        ratio=statistics.median(turn.stage.server.windows_per_second / turn.bare for turn in turns),
+        client_cores=statistics.median(turn.stage.generator_cores for turn in turns),
     )
 
 
@@ -264,7 +271,8 @@ def main() -> int:
     return run_measurement(
         "bench.throughput",
         lambda args: measure_throughput(read_course(args)),
-        seconds=4.0,
+        seconds=EMBEDDED.seconds,
+        rounds=EMBEDDED.rounds,
         to_numbers=asdict,
         to_markdown=to_markdown,
         add_flags=add_flags,

@@ -63,8 +63,8 @@ class Settings:
         return tuple(dict.fromkeys((1, self.stream_workers)))
 
     def throughput(self, workers: int, seconds: float) -> tuple[str, ...]:
-        """Return the arguments of `bench.throughput`: two rounds, in each a bare runner and a service."""
-        each = max(0.5, (seconds - START_SECONDS[self.device]) / 5)
+        """Return the arguments of `bench.throughput`: two rounds, a bare runner before, between and after the service's."""
+        each = max(0.5, (seconds - START_SECONDS[self.device]) / 6)
         clips = f"{CLIP_SECONDS if self.device == 'cuda' else 1.0}:WAV"
         return (
             *("-m", "bench.throughput", "--provider", self.device, "--bundle", self._bundle, "--workers", str(workers)),
