@@ -44,7 +44,10 @@ def make_parser() -> argparse.ArgumentParser:
         "--checkpoint", default=str(CHECKPOINT), help="what the bundles were exported from (that of the embedded one)"
     )
     parser.add_argument("--batches", type=_numbers, default=BATCHES, metavar="N,N,...", help=f"({','.join(map(str, BATCHES))})")
-    parser.add_argument("--rounds", type=int, default=5, help="measurements of each at each batch size (5)")
+    parser.add_argument("--rounds", type=int, default=5, help="measurements of each at each batch size, at least (5)")
+    parser.add_argument(
+        "--lasting", type=float, default=20.0, metavar="SECONDS", help="for each batch size, more rounds if need be (20)"
+    )
     parser.add_argument(
         "--clips", type=Path, metavar="FOLDER", help="sounds (shared/audio/esc50 beside the checkout, else examples)"
     )
@@ -87,6 +90,7 @@ def main(argv: list[str] | None = None) -> int:
             checkpoint=args.checkpoint,
             batches=args.batches,
             rounds=args.rounds,
+            lasting=args.lasting,
             clips=args.clips,
             yamnet=args.yamnet,
             peers=args.peers,

@@ -39,7 +39,8 @@ class Request:
         bundles: Of our runner: every precision that they list for the device takes part.
         checkpoint: What they were exported from: a folder, a ``.pth`` or a name on the hub.
         batches: Windows at a time, rising.
-        rounds: How often each is measured at each batch size.
+        rounds: How often each is measured at each batch size, at least.
+        lasting: Seconds for each batch size in which other rounds are begun.
         clips: A folder of sounds; None for ESC-50 where it is there, else the examples.
         yamnet: The ``.tflite`` file; None leaves it out.
         peers: Who takes part beside our runner, of `PEERS`.
@@ -50,6 +51,7 @@ class Request:
     checkpoint: str
     batches: tuple[int, ...] = BATCHES
     rounds: int = 5
+    lasting: float = 20.0
     clips: Path | None = None
     yamnet: Path | None = None
     peers: tuple[str, ...] = PEERS
@@ -71,7 +73,7 @@ class ModelReport:
         product_size: Side of the matrices of the large product.
         product_type: Of its numbers.
         clips: The name of the folder.
-        rounds: Measurements of each.
+        rounds: Measurements of each, at least.
         facts: Who took part, in the order of the tables.
         absent: Who did not, and why.
         trials: How torch.compile was tried.
@@ -121,7 +123,7 @@ def run_model_benchmark(request: Request, tell: Tell = lambda _: None) -> ModelR
     contestants, absent, trials = gather(request, checkpoint, batch, tell)
     product = Product(request.device)
     races = [
-        run_race(contestants, first_rows(batch, size), expected[:size], product, request.rounds, tell)
+        run_race(contestants, first_rows(batch, size), expected[:size], product, request.rounds, tell, lasting=request.lasting)
         for size in request.batches
     ]
     return ModelReport(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import count
 
 import numpy as np
 
@@ -75,6 +76,7 @@ def run_race(
     rounds: int,
     tell: Tell = lambda _: None,
     min_seconds: float = MIN_SECONDS,
+    lasting: float = 0.0,
 ) -> Race:
     """Let all score a batch in each of some rounds, each round begun by another one, each measurement by a run that does not
     count.
@@ -84,9 +86,10 @@ def run_race(
         batch: The windows.
         expected: Scores of the checkpoint, `[batch, labels]`.
         product: Is measured in each round, too.
-        rounds: How many.
+        rounds: How many, at least.
         tell: Is told who is being prepared, and each round.
         min_seconds: Of one measurement.
+        lasting: Seconds in which other rounds are begun: on a machine that others share, many short ones tell more.
     """
     ready: dict[str, tuple[Run, int]] = {}
     errors: dict[str, str] = {}
@@ -109,8 +112,11 @@ def run_race(
     taken: dict[str, list[float]] = {name: [] for name in ready}
     rates: list[float] = []
     names = list(ready)
-    for number in range(rounds):
-        tell(f"batch {len(batch.lengths)}: round {number + 1} of {rounds}")
+    began = time.perf_counter()
+    for number in count():
+        if number >= rounds and time.perf_counter() - began >= lasting:
+            break
+        tell(f"batch {len(batch.lengths)}: round {number + 1}")
         first = number % len(names) if names else 0
         for name in names[first:] + names[:first]:
             run, repeats = ready[name]

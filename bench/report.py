@@ -46,7 +46,7 @@ def _conditions(report: ModelReport) -> str:
         "while each batch size was measured."
     )
     return (
-        f"{report.cores} cores, {versions}; {report.rounds} interleaved rounds on the same windows ({report.clips}), "
+        f"{report.cores} cores, {versions}; {report.rounds} or more interleaved rounds on the same windows ({report.clips}), "
         f"{report.measured_at:%Y-%m-%d}. "
         f"A window is nominally {report.work.encoder / 1e9:.4g} GFLOP, and {report.work.front_end / 1e9:.2g} in the front end; "
         f"graphs of our export do {report.work.exported / 1e9:.4g} of them, since of the last layer only two tokens are read."

@@ -58,6 +58,7 @@ def report(folders: tuple[Path, Path]) -> ModelReport:
         checkpoint=str(checkpoint),
         batches=(1, 3),
         rounds=2,
+        lasting=0,
         clips=REPOSITORY / "examples",
         peers=("eager", "openvino", "yamnet"),
     )
@@ -141,13 +142,23 @@ def test_the_rounds_are_interleaved_and_begun_by_another_one_each() -> None:
     assert other.seconds is not None
 
 
+def test_there_are_more_rounds_for_as_long_as_is_asked_for() -> None:
+    log: list[str] = []
+    batch = Batch(np.zeros((2, 400), np.int16), np.array([400, 400]))
+    race = run_race(
+        [Fixed("a", log)], batch, np.full((2, 2), 0.75, np.float32), Product("cpu", size=8), 1, min_seconds=0, lasting=0.1
+    )
+    assert log.count("a") > 2 + 2 * 1  # prepared and timed once, and a round: it takes microseconds
+    assert race.times[0].seconds is not None
+
+
 def test_the_time_of_a_run_that_scores_several_batches_is_shared_among_them() -> None:
     log: list[str] = []
     one, million = Fixed("one", log), Fixed("million", log)
     million.facts = replace(million.facts, batches=1_000_000)
     batch = Batch(np.zeros((2, 400), np.int16), np.array([400, 400]))
     race = run_race([one, million], batch, np.full((2, 2), 0.75, np.float32), Product("cpu", size=8), rounds=3, min_seconds=0)
-    assert log.count("one") == log.count("million") == 8  # prepared and timed once; in each round once to warm up and once timed
+    assert log.count("one") == log.count("million") == 8  # prepared and timed once; in each round to warm up and timed
     alone, shared = (time.seconds for time in race.times)
     assert alone is not None
     assert shared is not None
@@ -261,7 +272,7 @@ def test_the_command_writes_where_it_is_told_and_says_what_is_wrong(
     folders: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     checkpoint, bundle = folders
-    flags = ["--device", "cpu", "--bundle", str(bundle), "--batches", "1", "--rounds", "1", "--peers", ""]
+    flags = ["--device", "cpu", "--bundle", str(bundle), "--batches", "1", "--rounds", "1", "--lasting", "0", "--peers", ""]
     flags += ["--clips", str(REPOSITORY / "examples"), "--output", str(tmp_path / "out")]
     assert main([*flags, "--checkpoint", str(checkpoint)]) == exit_codes.OK
     assert "| Sonotag fp32" in capsys.readouterr().out
