@@ -32,17 +32,17 @@ def parameter_error(error: pydantic.ValidationError, known: Collection[str], pre
     if is_unknown:
         return unknown_parameter(where, known, prefix)
     where = where.rstrip(".")[:MAX_SHOWN]
-    problem = first["msg"].removeprefix("Value error, ")
     match first["type"]:
         case "missing":
             return InvalidParameter(f"{where} is missing", param=where)
         case "json_invalid":
-            return InvalidParameter(f"the body is no JSON: {problem.removeprefix('Invalid JSON: ')}")
-    said = f"{where or 'the value'}: {problem[:1].lower()}{problem[1:]}"
-    if first["type"] == "value_error" and isinstance(first["input"], Mapping):  # one of ours names the values that matter
-        return InvalidParameter(said, param=where or None)
-    got = repr(first["input"])
-    return InvalidParameter(f"{said}; got {got if len(got) <= MAX_SHOWN else got[:MAX_SHOWN] + '...'}", param=where or None)
+            return InvalidParameter(f"the body is no JSON: {first['msg'].removeprefix('Invalid JSON: ')}")
+    said = f"{where or 'the value'}: {_problem_of(first['msg'])}"
+    is_ours = first["type"] == "value_error" and isinstance(first["input"], Mapping)  # it names the values that matter
+    if not is_ours:
+        got = repr(first["input"])
+        said += f"; got {got[:MAX_SHOWN]}{'...' if len(got) > MAX_SHOWN else ''}"
+    return InvalidParameter(said, param=where or None)
 
 
 def describe_document(error: pydantic.ValidationError) -> str:
@@ -54,8 +54,7 @@ def describe_document(error: pydantic.ValidationError) -> str:
             return f"{where} is missing"
         case "extra_forbidden":
             return f"there is no {where} in it"
-    problem = first["msg"].removeprefix("Value error, ")
-    return f"{where}{': ' if where else ''}{problem[:1].lower()}{problem[1:]}"
+    return f"{where}{': ' if where else ''}{_problem_of(first['msg'])}"
 
 
 def unknown_parameter(name: str, known: Iterable[str], prefix: str = "") -> InvalidParameter:
@@ -63,3 +62,8 @@ def unknown_parameter(name: str, known: Iterable[str], prefix: str = "") -> Inva
     nearest = difflib.get_close_matches(name.removeprefix(prefix)[:MAX_SHOWN], list(known), n=1, cutoff=0.5)
     hint = f"; did you mean {nearest[0]}?" if nearest else ""
     return InvalidParameter(f"there is no parameter {name[:MAX_SHOWN]!r}{hint}", param=name[:MAX_SHOWN])
+
+
+def _problem_of(message: str) -> str:
+    problem = message.removeprefix("Value error, ")
+    return f"{problem[:1].lower()}{problem[1:]}"

@@ -54,7 +54,8 @@ export async function whyRefused() {
 /** Returns the document that the server answers with. Throws KeyWanted, Refused, or an Error that says why there is no answer. */
 export async function ask(path, options = {}) {
   const headers = { ...options.headers, ...authorization() };
-  let [answer, text] = [];
+  let answer;
+  let text;
   try {
     answer = await fetch(new URL(path, ROOT), { cache: "no-store", signal: AbortSignal.timeout(ANSWER_MS), ...options, headers });
     text = await answer.text();
