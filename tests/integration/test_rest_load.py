@@ -10,13 +10,13 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import httpx
 import pytest
 
 from tests.support.app_server import AppServer, serving
 from tests.support.process import running
+from tests.support.raw_requests import knock, send
 from tests.support.rest import DOG, MUSIC, SPEECH, expect_error, expect_error_body, heard, lines, measure, wav
 from tests.support.runners import LEVEL_STEP, WAIT_SECONDS, FakeRunner
 
@@ -48,11 +48,7 @@ def in_background(
 
 def connect(server: AppServer, clip: bytes, accept: str = "*/*", path: str = "/v1/classify", missing: int = 0) -> socket.socket:
     """Send a clip, or all but its last bytes, on a connection of one's own."""
-    address = urlsplit(server.url)
-    connection = socket.create_connection((address.hostname, address.port), timeout=30)
-    head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nAccept: {accept}\r\nContent-Length: {len(clip)}\r\n\r\n"
-    connection.sendall(head.encode() + clip[: len(clip) - missing])
-    return connection
+    return send(server.url, path, clip[: len(clip) - missing], len(clip), {"Accept": accept})
 
 
 def answered(server: AppServer, status: int, route: str = "/v1/classify") -> float:
@@ -131,16 +127,16 @@ def test_a_client_that_leaves_while_it_waits_for_a_decoder_leaves_the_line_and_c
 @pytest.mark.parametrize("path", ["/v1/classify", "/v1/classify/batch", "/compat/huggingface"])
 def test_a_clip_for_which_the_queue_has_no_place_is_503_before_its_body_is_sent(path: str) -> None:
     with serving(FakeRunner(batch_sizes=(1,)), max_queue_windows=2) as server, ThreadPoolExecutor() as pool:
-        assert knock(server, path).startswith(b"HTTP/1.1 100 ")
+        assert knock(server.url, path).status == 100
         server.runner.hold()
         first = in_background(pool, server, TEN)
-        head, body = knock(server, path).split(b"\r\n\r\n", 1)
-        assert head.startswith(b"HTTP/1.1 503 ")  # and not 100 Continue
-        assert b"retry-after: " in head
-        assert "SONOTAG_MAX_QUEUE_WINDOWS is 2" in expect_error_body(json.loads(body)["error"], "queue_full")
+        refused = knock(server.url, path)
+        assert refused.status == 503  # and not 100 Continue
+        assert "retry-after" in refused.headers
+        assert "SONOTAG_MAX_QUEUE_WINDOWS is 2" in expect_error_body(json.loads(refused.body)["error"], "queue_full")
         server.runner.release()
         assert first.result().status_code == 200
-        assert knock(server, path).startswith(b"HTTP/1.1 100 ")
+        assert knock(server.url, path).status == 100
 
 
 @pytest.mark.parametrize("path", ["/v1/classify", "/v1/classify/batch", "/compat/huggingface"])
@@ -158,17 +154,7 @@ def test_clients_that_send_slowly_or_never_hold_no_place_of_others(path: str) ->
 
 def is_line_full(server: AppServer, path: str) -> bool:
     """Return whether a clip is refused a decoder because another one waits already; one that is let in leaves."""
-    return knock(server, path).startswith(b"HTTP/1.1 503 ")
-
-
-def knock(server: AppServer, path: str, length: int = 1000, **headers: str) -> bytes:
-    """Send the head of a request alone; return the answer, or that its body is wanted."""
-    address = urlsplit(server.url)
-    fields = {"Host": "localhost", "Expect": "100-continue", "Content-Length": str(length)} | headers
-    head = f"POST {path} HTTP/1.1\r\n" + "".join(f"{name}: {value}\r\n" for name, value in fields.items())
-    with socket.create_connection((address.hostname, address.port), timeout=30) as connection:
-        connection.sendall(head.encode() + b"\r\n")
-        return connection.recv(65_536)
+    return knock(server.url, path).status == 503
 
 
 def test_a_full_queue_is_503_at_once_and_says_when_to_come_again() -> None:

@@ -5,12 +5,10 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import httpx
 import pytest
@@ -18,6 +16,7 @@ import pytest
 from service import exit_codes
 from tests.support.app_server import AppServer, serving
 from tests.support.process import running
+from tests.support.raw_requests import knock, receive, send
 from tests.support.rest import SPEECH, expect_error, expect_error_body, heard, wav
 from tests.support.runners import WAIT_SECONDS
 
@@ -35,26 +34,10 @@ def server() -> Iterator[AppServer]:
         yield server
 
 
-def send(url: str, path: str, body: bytes, length: int | None = None, **headers: str) -> socket.socket:
-    """Send a request, or its head and some of its body; the answer is the caller's to read."""
-    address = urlsplit(url)
-    connection = socket.create_connection((address.hostname, address.port), timeout=30)
-    fields = {"Host": "localhost", "Content-Length": str(len(body) if length is None else length), **headers}
-    head = f"POST {path} HTTP/1.1\r\n" + "".join(f"{name}: {value}\r\n" for name, value in fields.items())
-    connection.sendall(head.encode() + b"\r\n" + body)
-    return connection
-
-
-def knock(url: str, path: str = "/v1/classify", length: int = 4 * MEBIBYTE) -> bytes:
-    """Send the head of a request alone; return the answer, or that its body is wanted."""
-    with closing(send(url, path, b"", length, Expect="100-continue")) as connection:
-        return connection.recv(65_536)
-
-
 def is_refused(url: str, path: str = "/v1/classify") -> bool:
-    answer = knock(url, path)
-    assert answer.startswith((b"HTTP/1.1 100 ", b"HTTP/1.1 503 ")), answer
-    return answer.startswith(b"HTTP/1.1 503 ")
+    answer = knock(url, path, 4 * MEBIBYTE)
+    assert answer.status in (100, 503), answer
+    return answer.status == 503
 
 
 def until(holds: Callable[[], bool]) -> None:
@@ -67,10 +50,10 @@ def until(holds: Callable[[], bool]) -> None:
 def test_a_body_for_which_there_is_no_room_is_503_at_once_or_while_it_arrives(server: AppServer, path: str) -> None:
     with closing(send(server.url, path, LONG[:-1], len(LONG))):
         until(lambda: is_refused(server.url))
-        head, body = knock(server.url, path).split(b"\r\n\r\n", 1)
-        assert head.startswith(b"HTTP/1.1 503 ")  # and not 100 Continue
-        assert b"retry-after: 10" in head
-        message = expect_error_body(json.loads(body)["error"], "no_room")
+        refused = knock(server.url, path, 4 * MEBIBYTE)
+        assert refused.status == 503  # and not 100 Continue
+        assert refused.headers["retry-after"] == "10"
+        message = expect_error_body(json.loads(refused.body)["error"], "no_room")
         assert message == (
             f"this body needs {4 * MEBIBYTE} bytes on disk, others have {len(LONG)}, and together they may have {LIMIT} "
             "(SONOTAG_MAX_SPOOLED_BODIES)"
@@ -92,33 +75,22 @@ def test_the_room_of_a_body_is_free_again_however_its_request_ends(server: AppSe
     boundary = {"Content-Type": "multipart/form-data; boundary=x"}
     part = b'--x\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n'
     ends = [
-        ("408", LONG[:-1], {}),  # the rest never comes
-        ("400", part + bytes(5 * MEBIBYTE) + b"\r\n" + part.replace(b'"file"', b'"none"'), boundary),
-        ("200" if path == "/v1/classify/batch" else "415", bytes(len(LONG)), {}),  # each clip of a batch has its own error
-        ("413", b"%x\r\n" % (2 * LIMIT) + bytes(2 * LIMIT), {"Transfer-Encoding": "chunked"}),
+        (408, LONG[:-1], {}),  # the rest never comes
+        (400, part + bytes(5 * MEBIBYTE) + b"\r\n" + part.replace(b'"file"', b'"none"'), boundary),
+        (200 if path == "/v1/classify/batch" else 415, bytes(len(LONG)), {}),  # each clip of a batch has its own error
+        (413, b"%x\r\n" % (2 * LIMIT) + bytes(2 * LIMIT), {"Transfer-Encoding": "chunked"}),
     ]
     for status, body, headers in ends:
-        length = len(LONG) if status == "408" else len(body)
-        fields = headers if "Transfer-Encoding" in headers else headers | {"Content-Length": str(length)}
-        answer = ask(server.url, path, body, fields)
-        assert answer.startswith(f"HTTP/1.1 {status} ".encode()), answer
+        length = len(LONG) if status == 408 else len(body)
+        with closing(send(server.url, path, body, length, headers)) as connection:
+            answer = receive(connection)
+        assert answer.status == status, answer
         until(lambda: not is_refused(server.url))
     for _ in range(3):  # those who leave
         send(server.url, path, LONG[:-1], len(LONG)).close()
     until(lambda: not is_refused(server.url))
     until(lambda: not server.lifecycle.num_active)
     assert httpx.post(server.url + path, files={"file": LONG}).status_code == 200
-
-
-def ask(url: str, path: str, body: bytes, fields: dict[str, str]) -> bytes:
-    """Send a request as it stands; return the beginning of its answer."""
-    address = urlsplit(url)
-    with socket.create_connection((address.hostname, address.port), timeout=30) as connection:
-        head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\n" + "".join(
-            f"{name}: {value}\r\n" for name, value in fields.items()
-        )
-        connection.sendall(head.encode() + b"\r\n" + body)
-        return connection.recv(65_536)
 
 
 def test_who_says_much_and_sends_nothing_takes_no_room(server: AppServer) -> None:
@@ -133,8 +105,8 @@ def test_who_says_much_and_sends_nothing_takes_no_room(server: AppServer) -> Non
 
 def test_a_body_that_is_longer_than_all_may_be_together_is_413_as_it_would_be_refused_for_ever(server: AppServer) -> None:
     answer = knock(server.url, length=LIMIT + 1)
-    assert answer.startswith(b"HTTP/1.1 413 ")
-    message = expect_error_body(json.loads(answer.split(b"\r\n\r\n", 1)[1])["error"], "body_too_large")
+    assert answer.status == 413
+    message = expect_error_body(json.loads(answer.body)["error"], "body_too_large")
     assert message == f"the body has {LIMIT + 1} bytes, at most {LIMIT} are read (SONOTAG_MAX_SPOOLED_BODIES)"
 
 
