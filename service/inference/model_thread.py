@@ -2,7 +2,8 @@
 
 A thread takes whatever waits as soon as it is free: no timer holds a window back, and no turn of anyone's event loop lies
 between two batches, because the next one is copied together while the runner works. One lock, held for microseconds (a
-window's copy at most), guards everything. This knows no asyncio: a `Listener` is told what happened.
+window's copy at most), guards everything; between two runs a thread takes it once, since whoever waits for it while another
+one has the interpreter waits for both. This knows no asyncio: a `Listener` is told what happened.
 
 There is one thread for each lane of the runner: on a CPU as many as `service.inference.tuning` says, and two on a GPU, where
 the copies of one run go on beside the other's computation. A thread that dies takes its own batch with it and no more; the
@@ -70,6 +71,23 @@ W = TypeVar("W", bound=Stageable)
 W_contra = TypeVar("W_contra", bound=Stageable, contravariant=True)
 
 
+@dataclass(frozen=True, slots=True)
+class _Lane(Generic[W]):
+    """What a lane runs now.
+
+    Attributes:
+        windows: Those that wait for it.
+        since: When it began, on the thread's clock.
+        is_first: Whether no other lane ran then.
+        turn: Which of all runs it is.
+    """
+
+    windows: tuple[W, ...]
+    since: float
+    is_first: bool
+    turn: int
+
+
 class Listener(Protocol[W_contra]):
     """Who is told what happened. Every call comes from a thread of the model's and must return at once, without an error."""
 
@@ -107,8 +125,7 @@ class ModelThread(Generic[W]):
         self._changed = threading.Condition()
         self._queue: WindowQueue[W] = WindowQueue(capacity)
         self._staging: Staging[W] = Staging(runner.spec, max_batch_size)
-        self._running: dict[int, tuple[W, ...]] = {}
-        self._running_since: dict[int, float] = {}
+        self._running: dict[int, _Lane[W]] = {}
         self._last_ended = float("-inf")
         self._lane_ended: dict[int, float] = {}
         self._num_started = 0
@@ -139,13 +156,15 @@ class ModelThread(Generic[W]):
     def running_since(self) -> float | None:
         """When the longest run that is going on now began, by the clock; None where none is."""
         with self._changed:
-            return min(self._running_since.values(), default=None)
+            return min((lane.since for lane in self._running.values()), default=None)
 
     def backlog_seconds(self) -> float | None:
         """Return how long the runner needs for what waits and runs now; None as long as no speed was measured."""
         with self._changed:
             each = self._queue.seconds_per_window
-            return None if each is None else each * (len(self._queue) + sum(map(len, self._running.values())))
+            return (
+                None if each is None else each * (len(self._queue) + sum(len(lane.windows) for lane in self._running.values()))
+            )
 
     def limit(self, priority: Priority) -> int:
         """Return how many places a priority can ever hold."""
@@ -255,7 +274,7 @@ class ModelThread(Generic[W]):
         """Take no more windows and wait for no run: one hangs. Return those that run and wait, which will not be answered."""
         with self._changed:
             self._is_stopping = True
-            running = (window for windows in self._running.values() for window in windows)
+            running = (window for lane in self._running.values() for window in lane.windows)
             left = (*running, *(entry.item for entry in self._queue.clear()))
             self._changed.notify_all()
             return left
@@ -269,9 +288,9 @@ class ModelThread(Generic[W]):
                 return
             ready.set_result(None)
             while (work := self._next_work(lane)) is not None:
-                if isinstance(work, Batch):
-                    self._run(lane, work)
-                else:
+                while isinstance(work, Batch):
+                    work = self._run(lane, work)
+                if work is not None:
                     work()
         except BaseException:  # nobody may be left waiting, whatever it was
             logger.exception("the thread of model %s died", self._runner.spec.name)
@@ -283,7 +302,7 @@ class ModelThread(Generic[W]):
         with self._changed:
             self._num_alive -= 1
             is_last = self._num_alive == 0
-            unanswered = self._running.pop(lane, ())
+            unanswered = self._running.pop(lane).windows if lane in self._running else ()
         if is_last:
             self._close(unanswered)
         elif unanswered:
@@ -304,55 +323,68 @@ class ModelThread(Generic[W]):
     def _next_work(self, lane: int) -> Batch[W] | Callable[[], None] | None:
         """Wait for work and take it, a batch or something to call; None when it was stopped and nothing is left."""
         with self._changed:
-            while True:
-                if (call := self._calls.pop(lane, None)) is not None:
-                    return call
-                taken = self._queue.take(self._clock(), self._max_batch_size)
+            while (work := self._take(lane, self._clock())) is None:
+                if self._is_stopping and not len(self._queue):
+                    return None
+                self._lane_ended.pop(lane, None)
+                self._changed.wait()
+            return work
+
+    def _take(self, lane: int, now: float) -> Batch[W] | Callable[[], None] | None:
+        """Take what a lane is to do now, under the lock; None where nothing waits. A batch counts as begun."""
+        if (call := self._calls.pop(lane, None)) is not None:
+            return call
+        while True:
+            taken = self._queue.take(now, self._max_batch_size)
+            if taken.expired:
                 for entry in taken.expired:
                     self._staging.unstage(entry.item)
-                if taken.expired:
-                    self._listener.windows_expired(tuple(entry.item for entry in taken.expired))
-                if taken.batch:
-                    self._running[lane] = tuple(entry.item for entry in taken.batch)
-                    return self._staging.hand_over(self._running[lane])
-                if not taken.expired:
-                    if self._is_stopping and not len(self._queue):
-                        return None
-                    self._lane_ended.pop(lane, None)
-                    self._changed.wait()
+                self._listener.windows_expired(tuple(entry.item for entry in taken.expired))
+            if taken.batch:
+                windows = tuple(entry.item for entry in taken.batch)
+                self._num_started += 1
+                self._running[lane] = _Lane(windows, now, is_first=not self._running, turn=self._num_started)
+                return self._staging.hand_over(windows)
+            if not taken.expired:
+                return None
 
-    def _run(self, lane: int, batch: Batch[W]) -> None:
+    def _run(self, lane: int, batch: Batch[W]) -> Batch[W] | Callable[[], None] | None:
+        """Run a batch; return what the lane is to do next, or None where nothing waits yet."""
         if self._staging.copies_ahead:
             self._listener.run_started()
         embedding = any(window.embedding for window in batch.windows)
         output: ModelOutput | None = None
-        with self._changed:
-            is_first = not self._running_since
-            self._num_started += 1
-            turn = self._num_started
-            started = self._running_since[lane] = self._clock()
         try:
             output = run_in_halves(self._runner, batch.waveform, batch.lengths, embedding=embedding)
             output = _check_rows(output, len(batch.windows))
         except BaseException:  # it may cost this batch its answers, and not the ones after it
             output = None
             logger.exception("model %s failed on a batch of %d", self._runner.spec.name, len(batch.windows))
-        with self._changed:
-            ended = self._clock()
-            if output is not None:
-                # Beside another run each takes longer; what its windows cost is the time since the other one's end.
-                self._queue.record_run(len(batch.windows), ended - started, ended - max(started, self._last_ended))
-            before = self._lane_ended.get(lane)
-            run = Run(
-                started=started,
-                seconds=ended - started,
-                was_alone=before is None and is_first and turn == self._num_started,
-                cycle_seconds=None if before is None else ended - before,
-            )
-            self._last_ended = self._lane_ended[lane] = ended
-            self._staging.take_back(batch)
-            del self._running[lane], self._running_since[lane]
-        self._listener.run_finished(batch.windows, output, run)
+        run: Run | None = None
+        try:
+            with self._changed:
+                now = self._clock()
+                run = self._end_run(lane, batch, now, was_scored=output is not None)
+                return self._take(lane, now)
+        finally:
+            if run is not None:
+                self._listener.run_finished(batch.windows, output, run)
+
+    def _end_run(self, lane: int, batch: Batch[W], ended: float, *, was_scored: bool) -> Run:
+        """Note under the lock that a run has ended; return what is known of it."""
+        running, before = self._running.pop(lane), self._lane_ended.get(lane)
+        if was_scored:
+            # Beside another run each takes longer; what its windows cost is the time since the other one's end.
+            own_seconds = ended - max(running.since, self._last_ended)
+            self._queue.record_run(len(batch.windows), ended - running.since, own_seconds)
+        self._last_ended = self._lane_ended[lane] = ended
+        self._staging.take_back(batch)
+        return Run(
+            started=running.since,
+            seconds=ended - running.since,
+            was_alone=before is None and running.is_first and running.turn == self._num_started,
+            cycle_seconds=None if before is None else ended - before,
+        )
 
 
 def _resolve(future: Future[T], function: Callable[[], T]) -> None:
