@@ -270,7 +270,10 @@ async def score_clip(
             head = running[0][1] if running else None
             if head is not None and head.done() and not (failure or _is_followed(reader, waiting, running)):
                 head = None
-            await asyncio.wait([future for future in (reading, head) if future], return_when=asyncio.FIRST_COMPLETED)
+            if reading is None and head is not None:  # the usual end, and all there is of a short clip
+                await head
+            else:
+                await asyncio.wait([future for future in (reading, head) if future], return_when=asyncio.FIRST_COMPLETED)
             if reading is not None and reading.done():
                 failure = reading.exception()  # what came before it is scored and given first
                 waiting += [] if failure else reading.result()

@@ -8,7 +8,7 @@ import math
 import os
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Iterator
-from contextlib import ExitStack, asynccontextmanager, contextmanager
+from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from typing import IO, TypeVar, cast
 
 from fastapi import Request
@@ -200,17 +200,25 @@ async def until_disconnect(request: Request, work: Awaitable[T]) -> T:
     Raises:
         ClientDisconnect: The client left.
     """
-    task = asyncio.ensure_future(work)
-    watch = asyncio.ensure_future(_disconnected(request))
+    loop = asyncio.get_running_loop()
+    watch = loop.create_task(_disconnected(request))
     try:
-        await asyncio.wait([task, watch], return_when=asyncio.FIRST_COMPLETED)
-        if not task.done():
-            raise ClientDisconnect
-        return task.result()
-    finally:
-        for future in (watch, task):
-            future.cancel()
-        await asyncio.gather(task, watch, return_exceptions=True)
+        async with asyncio.timeout(None) as stay:
+
+            def leave(_: asyncio.Task[None]) -> None:
+                with suppress(RuntimeError):  # the work ended in the same turn
+                    stay.reschedule(loop.time())
+
+            watch.add_done_callback(leave)
+            try:
+                return await work
+            finally:
+                watch.remove_done_callback(leave)
+                watch.cancel()
+    except TimeoutError:
+        if stay.expired():
+            raise ClientDisconnect from None
+        raise
 
 
 async def _disconnected(request: Request) -> None:
