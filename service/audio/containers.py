@@ -145,7 +145,7 @@ class ContainerDecoder:
             DecodingFailed: FFmpeg has no memory left to go on.
         """
         for samples, sample_rate in self._gather(round(self._at_once * self.sample_rate)):
-            mono = self._mixer.mix(to_float(samples))
+            mono = self._mixer.mix(to_float(samples), is_bounded=samples.dtype.kind in "iu")
             yield from self._cut(self._bridge.push(mono, sample_rate))
         self._check_memory()
         yield from self._cut(self._bridge.finish())

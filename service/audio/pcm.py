@@ -41,7 +41,7 @@ class MonoMixer:
                 f"channel is {self._channel}, the sound has {channels}: allowed is {allowed}", param="channel"
             )
 
-    def mix(self, frames: Float32Array) -> Float32Array:
+    def mix(self, frames: Float32Array, *, is_bounded: bool = False) -> Float32Array:
         """Mix frames down.
 
         The sum is made in float64 and channel by channel, so that it depends neither on the memory's layout (decoders give
@@ -49,6 +49,7 @@ class MonoMixer:
 
         Args:
             frames: float32 `[n, channels]`, full scale is 1.
+            is_bounded: Whether no sample can be above full scale, infinite or NaN: they were integers.
 
         Returns:
             float32 `[n]`, within ±`MAX_AMPLITUDE`; never a view of `frames`.
@@ -68,11 +69,12 @@ class MonoMixer:
                 for index in picked:
                     mixed += frames[:, index]
             mixed /= len(picked)
-        finite = np.isfinite(mixed)
-        if not finite.all():
-            self._refuse(mixed, int(np.argmin(finite)))
+        if not is_bounded:
+            finite = np.isfinite(mixed)
+            if not finite.all():
+                self._refuse(mixed, int(np.argmin(finite)))
+            np.clip(mixed, -MAX_AMPLITUDE, MAX_AMPLITUDE, out=mixed)
         self._num_frames += len(mixed)
-        np.clip(mixed, -MAX_AMPLITUDE, MAX_AMPLITUDE, out=mixed)
         return mixed.astype(np.float32, copy=False)
 
     def _refuse(self, mixed: npt.NDArray[np.floating], index: int) -> NoReturn:
