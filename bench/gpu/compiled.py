@@ -19,10 +19,10 @@ from bench.contestants import Absent, Contestant
 from bench.gpu.race import GpuRaces, run_races
 from bench.gpu.race import to_markdown as races_to_markdown
 from bench.gpu.settings import EAGER, add_flags
-from bench.gpu.subject import Subject, read_subject
+from bench.gpu.subject import read_subject
 from bench.ours import open_own
 from bench.transformers_peers import make_eager
-from export.checkpoint import Checkpoint
+from export.checkpoint import load_checkpoint
 from export.signals import Batch
 
 TRIAL_ROWS = 8
@@ -47,26 +47,22 @@ class CompiledRaces:
 
 def measure(args: argparse.Namespace) -> CompiledRaces:
     """Look for the best way to compile, then race it; what is known is written after each batch size."""
+    began = time.perf_counter()
     subject = read_subject(args)
-    half = time.perf_counter() + args.seconds / 2
-
-    trials: tuple[Trial, ...] = ()
-
-    def gather(subject: Subject, checkpoint: Checkpoint) -> list[Contestant | Absent]:
-        nonlocal trials
-        compiled, trials = make_compiled(
-            checkpoint, subject.device, Batch(*subject.windows(TRIAL_ROWS)), has_time=lambda: time.perf_counter() < half
-        )
-        eager = [peer for peer in make_eager(checkpoint, subject.device) if peer.facts.name.startswith(EAGER)]
-        return [*open_own([subject.bundle_folder], subject.device), eager[-1], compiled]
-
-    races = run_races(
-        subject,
-        args.seconds,
-        lambda measured: write_numbers(args.output, CompiledRaces(trials, measured).to_numbers()),
-        gather,
+    checkpoint = load_checkpoint(str(subject.source))
+    compiled, trials = make_compiled(
+        checkpoint,
+        subject.device,
+        Batch(*subject.windows(TRIAL_ROWS)),
+        has_time=lambda: time.perf_counter() < began + args.seconds / 2,
     )
-    return CompiledRaces(trials, races)
+    eager = [peer for peer in make_eager(checkpoint, subject.device) if peer.facts.name.startswith(EAGER)]
+    found: list[Contestant | Absent] = [*open_own([subject.bundle_folder], subject.device), eager[-1], compiled]
+
+    def keep(measured: GpuRaces) -> None:
+        write_numbers(args.output, CompiledRaces(trials, measured).to_numbers())
+
+    return CompiledRaces(trials, run_races(subject, checkpoint, found, began + args.seconds, keep))
 
 
 def to_markdown(measured: CompiledRaces) -> str:

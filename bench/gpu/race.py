@@ -6,6 +6,7 @@ both also take part with several batches on their way, ours in all lanes of the 
 
 from __future__ import annotations
 
+import argparse
 import sys
 import time
 from collections.abc import Callable
@@ -67,22 +68,17 @@ def gather_all(subject: Subject, checkpoint: Checkpoint) -> list[Contestant | Ab
 
 
 def run_races(
-    subject: Subject,
-    seconds: float,
-    keep: Callable[[GpuRaces], None] = lambda measured: None,
-    gather: Callable[[Subject, Checkpoint], list[Contestant | Absent]] = gather_all,
+    subject: Subject, checkpoint: Checkpoint, found: list[Contestant | Absent], until: float, keep: Callable[[GpuRaces], None]
 ) -> GpuRaces:
     """Let all run, one batch size after the other, until the time is up.
 
     Args:
-        subject: Ours, and the checkpoint that the others run.
-        seconds: After which no other batch size is begun.
+        subject: Gives windows and the scores that are right.
+        checkpoint: What all of them run.
+        found: Who takes part, and who cannot.
+        until: When, by `time.perf_counter`, no other batch size is begun; the first one always is.
         keep: Is given what is known after each batch size: who ends the program then has that.
-        gather: Returns who takes part.
     """
-    began = time.perf_counter()
-    checkpoint = load_checkpoint(str(subject.source))
-    found = gather(subject, checkpoint)
     contestants = [one for one in found if not isinstance(one, Absent)]
     product = Product(subject.device)
     measured = GpuRaces(
@@ -94,7 +90,7 @@ def run_races(
         left_out=subject.batches,
     )
     for place, rows in enumerate(subject.batches):
-        if place and time.perf_counter() - began > seconds:
+        if place and time.perf_counter() > until:
             break
         print(f"batch {rows} ...", file=sys.stderr, flush=True)
         race = run_race(contestants, Batch(*subject.windows(rows)), subject.expected(rows), product, ROUNDS)
@@ -137,14 +133,21 @@ def _cell(taken: Time, race: Race, work: Work, facts: Facts) -> str:
     return f"{speed:,.4g} ({share:.2f}; {taken.difference:.1e})"
 
 
+def measure(args: argparse.Namespace) -> GpuRaces:
+    """Let everybody run; what is known is written after each batch size."""
+    until = time.perf_counter() + args.seconds
+    subject = read_subject(args)
+    checkpoint = load_checkpoint(str(subject.source))
+    found = gather_all(subject, checkpoint)
+    return run_races(subject, checkpoint, found, until, lambda measured: write_numbers(args.output, measured.to_numbers()))
+
+
 def main() -> int:
     """Measure and print the table."""
     torch.set_grad_enabled(False)
     return run_measurement(
         "bench.gpu.race",
-        lambda args: run_races(
-            read_subject(args), args.seconds, lambda measured: write_numbers(args.output, measured.to_numbers())
-        ),
+        measure,
         seconds=120.0,
         to_numbers=lambda measured: measured.to_numbers(),
         to_markdown=to_markdown,
