@@ -1,6 +1,6 @@
 // What the server serves.
 
-import { ask, KeyWanted, whyRefused } from "./server.js";
+import { ask, KeyWanted, Refused, whyRefused } from "./server.js";
 
 const RETRY_MS = 2000;
 
@@ -18,7 +18,8 @@ export async function loadModels(onWait, onKey) {
         await onKey(error.message);
         continue;
       }
-      onWait(`${await whyRefused()} Asking again…`);
+      const why = error instanceof Refused ? await whyRefused() : error.message;
+      onWait(`${why} Asking again…`);
       await new Promise((resolve) => { setTimeout(resolve, RETRY_MS); });
     }
   }
