@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 from contextlib import ExitStack
 
 import pytest
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.types import Message
 
-from service.api.uploads import open_clips
+from service.api.uploads import open_clips, until_disconnect
 from service.keeper.client import LocalKeeper
 from service.keeper.keeper import Keeper
 from service.settings import Settings
@@ -62,3 +63,90 @@ async def test_what_fails_while_a_clip_is_used_is_not_said_to_be_the_bodys_fault
         async with open_clips(request_, SETTINGS, SPOOL):
             raise OSError(errno.EMFILE, "no descriptors left for a decoder")
     assert failure.value.errno == errno.EMFILE
+
+
+class Client:
+    """One whose body has come, and who leaves when told to."""
+
+    def __init__(self) -> None:
+        self._has_left = asyncio.Event()
+        self.request = Request({"type": "http", "method": "POST", "headers": []}, self._receive)
+
+    def leave(self) -> None:
+        self._has_left.set()
+
+    async def _receive(self) -> Message:
+        await self._has_left.wait()
+        return {"type": "http.disconnect"}
+
+
+class Work:
+    """Something that takes until it is finished, and a while to give up."""
+
+    def __init__(self) -> None:
+        self.finished: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self.has_given_up = False
+
+    async def do(self) -> str:
+        try:
+            return await self.finished
+        except asyncio.CancelledError:
+            await asyncio.sleep(0)
+            self.has_given_up = True
+            raise
+
+
+async def turns(number: int = 5) -> None:
+    """Let the event loop go round."""
+    for _ in range(number):
+        await asyncio.sleep(0)
+
+
+async def test_work_is_given_up_when_its_client_leaves_and_its_end_is_waited_for() -> None:
+    client, work = Client(), Work()
+    waiting = asyncio.create_task(until_disconnect(client.request, work.do()))
+    await turns()
+    client.leave()
+    with pytest.raises(ClientDisconnect):
+        await waiting
+    assert work.has_given_up
+    assert not waiting.cancelled()
+
+
+@pytest.mark.parametrize("num_turns", range(6))
+async def test_work_that_ends_as_its_client_leaves_is_done_or_given_up_and_nothing_else(num_turns: int) -> None:
+    problems: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: problems.append(context))
+    client, work = Client(), Work()
+    waiting = asyncio.create_task(until_disconnect(client.request, work.do()))
+    await turns()
+    client.leave()
+    await turns(num_turns)
+    if not work.finished.done():
+        work.finished.set_result("heard")
+    try:
+        assert await waiting == "heard"
+    except ClientDisconnect:
+        assert work.has_given_up
+    await turns()
+    assert not problems
+    assert len(asyncio.all_tasks()) == 1, "nobody watches any more"
+
+
+async def test_an_error_of_the_work_is_its_own_also_where_it_is_a_timeout() -> None:
+    client, work = Client(), Work()
+    work.finished.set_exception(TimeoutError("of its own"))
+    with pytest.raises(TimeoutError, match="of its own"):
+        await until_disconnect(client.request, work.do())
+    await turns()
+    assert len(asyncio.all_tasks()) == 1
+
+
+async def test_who_is_cancelled_while_it_waits_is_cancelled_and_the_work_with_it() -> None:
+    client, work = Client(), Work()
+    waiting = asyncio.create_task(until_disconnect(client.request, work.do()))
+    await turns()
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    assert work.has_given_up
