@@ -1,4 +1,5 @@
-"""From pydantic's errors to ours: one sentence that names the parameter, what was got and what is allowed."""
+"""What is wrong with parameters, from pydantic's errors or before it: one sentence that names the parameter, what was got
+and what is allowed."""
 
 from __future__ import annotations
 
@@ -10,6 +11,26 @@ import pydantic
 from service.errors import InvalidParameter
 
 MAX_SHOWN = 80
+
+
+def collect_query(
+    items: Iterable[tuple[str, str]], known: Collection[str], lists: Collection[str]
+) -> dict[str, str | list[str]]:
+    """Return the parameters of a query by name: a list of all values where the name is one of ``lists``, else the one value.
+
+    Raises:
+        InvalidParameter: A ``known`` one that has one value is given twice, with different ones. What is wrong with one that
+            does not exist is that.
+    """
+    collected: dict[str, str | list[str]] = {}
+    for name, value in items:
+        before = collected.setdefault(name, [] if name in lists else value)
+        if isinstance(before, list):
+            before.append(value)
+        elif before != value and name in known:
+            twice = f"{name} is given twice, as {before[:MAX_SHOWN]!r} and {value[:MAX_SHOWN]!r}"
+            raise InvalidParameter(twice, param=name)
+    return collected
 
 
 def parameter_error(error: pydantic.ValidationError, known: Collection[str], prefix: str = "") -> InvalidParameter:

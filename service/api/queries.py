@@ -12,8 +12,7 @@ from typing import TypeVar
 import pydantic
 from starlette.datastructures import QueryParams
 
-from service.errors import InvalidParameter
-from service.validation import MAX_SHOWN, parameter_error
+from service.validation import collect_query, parameter_error
 
 M = TypeVar("M", bound=pydantic.BaseModel)
 
@@ -28,14 +27,8 @@ def read_query(model: type[M], query: QueryParams) -> M:
     Raises:
         InvalidParameter: A value does not fit, there is no such parameter, or it is given twice with different values.
     """
-    lists = _list_fields(model)
-    for name, value in query.multi_items():
-        if value != query[name] and name in model.model_fields and name not in lists:
-            raise InvalidParameter(
-                f"{name} is given twice, as {value[:MAX_SHOWN]!r} and {query[name][:MAX_SHOWN]!r}", param=name
-            )
     try:
-        return model.model_validate({name: query.getlist(name) if name in lists else query[name] for name in query})
+        return model.model_validate(collect_query(query.multi_items(), model.model_fields, _list_fields(model)))
     except pydantic.ValidationError as error:
         raise parameter_error(error, model.model_fields) from error
 

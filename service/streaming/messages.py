@@ -15,7 +15,7 @@ import pydantic
 from service.audio.formats import Encoding
 from service.errors import BadMessage, InvalidParameter, ProtocolViolation
 from service.postprocess.event_config import EventConfig
-from service.validation import parameter_error
+from service.validation import collect_query, parameter_error
 
 PROTOCOL_VERSION = 1
 MAX_TEXT_BYTES = 65_536
@@ -130,21 +130,11 @@ def parse_query(items: list[tuple[str, str]]) -> Start:
     """Parse the query string of the upgrade: the fields of `start`, with `labels` and `exclude` repeatable.
 
     Raises:
-        InvalidParameter: A field does not exist or is out of range.
-        ProtocolViolation: A field is given twice, with different values.
+        InvalidParameter: A field does not exist, is out of range, or is given twice with different values.
     """
-    document: dict[str, object] = {}
-    for name, value in items:
-        if name in {"labels", "exclude"}:
-            values = document.setdefault(name, [])
-            assert isinstance(values, list)
-            values.append(value)
-        elif name in document and document[name] != value:
-            raise ProtocolViolation(f"{name} is given twice, as {document[name]!r} and {value!r}", param=name)
-        elif name not in {"type", "token"}:  # the token is the handshake's business
-            document[name] = value
+    fields = (item for item in items if item[0] not in {"type", "token"})  # the token is the handshake's business
     try:
-        return Start.model_validate(document)
+        return Start.model_validate(collect_query(fields, Start.model_fields, {"labels", "exclude"}))
     except pydantic.ValidationError as error:
         raise parameter_error(error, Start.model_fields) from error
 
