@@ -128,6 +128,9 @@ def test_a_start_that_lacks_what_sound_needs_is_4400(start):
 def test_a_parameter_that_the_query_gives_twice_is_an_error():
     driven = DrivenSession(None)
     driven.do(driven.session.open([("hop", "1"), ("hop", "0.5")], 0))
+    error = driven.messages[-1]
+    assert (error["code"], error["param"]) == ("invalid_parameter", "hop")
+    assert "given twice, as '1' and '0.5'" in error["message"]
     assert driven.close.code == 4400
 
 
