@@ -2,8 +2,8 @@
 
 A thread takes whatever waits as soon as it is free: no timer holds a window back, and no turn of anyone's event loop lies
 between two batches, because the next one is copied together while the runner works. One lock, held for microseconds (a
-window's copy at most), guards everything; between two runs a thread takes it once, since whoever waits for it while another
-one has the interpreter waits for both. This knows no asyncio: a `Listener` is told what happened.
+window's copy at most), guards everything; between two runs a thread takes it once, for each time it may have to wait for the
+lock, then for the interpreter, while others wait for it. This knows no asyncio: a `Listener` is told what happened.
 
 There is one thread for each lane of the runner: on a CPU as many as `service.inference.tuning` says, and two on a GPU, where
 the copies of one run go on beside the other's computation. A thread that dies takes its own batch with it and no more; the
@@ -77,7 +77,7 @@ class _Lane(Generic[W]):
 
     Attributes:
         windows: Those that wait for it.
-        since: When it began, on the thread's clock.
+        since: When it was taken, on the thread's clock.
         is_first: Whether no other lane ran then.
         turn: Which of all runs it is.
     """
@@ -354,6 +354,7 @@ class ModelThread(Generic[W]):
             self._listener.run_started()
         embedding = any(window.embedding for window in batch.windows)
         output: ModelOutput | None = None
+        started = self._clock()
         try:
             output = run_in_halves(self._runner, batch.waveform, batch.lengths, embedding=embedding)
             output = _check_rows(output, len(batch.windows))
@@ -363,28 +364,29 @@ class ModelThread(Generic[W]):
         run: Run | None = None
         try:
             with self._changed:
-                now = self._clock()
-                run = self._end_run(lane, batch, now, was_scored=output is not None)
-                return self._take(lane, now)
+                ended = self._clock()
+                run = self._end_run(lane, batch, started, ended, was_scored=output is not None)
+                return self._take(lane, ended)
         finally:
             if run is not None:
                 self._listener.run_finished(batch.windows, output, run)
 
-    def _end_run(self, lane: int, batch: Batch[W], ended: float, *, was_scored: bool) -> Run:
+    def _end_run(self, lane: int, batch: Batch[W], started: float, ended: float, *, was_scored: bool) -> Run:
         """Note under the lock that a run has ended; return what is known of it."""
-        running, before = self._running.pop(lane), self._lane_ended.get(lane)
+        running, before, seconds = self._running[lane], self._lane_ended.get(lane), ended - started
         if was_scored:
             # Beside another run each takes longer; what its windows cost is the time since the other one's end.
-            own_seconds = ended - max(running.since, self._last_ended)
-            self._queue.record_run(len(batch.windows), ended - running.since, own_seconds)
+            self._queue.record_run(len(batch.windows), seconds, ended - max(started, self._last_ended))
         self._last_ended = self._lane_ended[lane] = ended
         self._staging.take_back(batch)
-        return Run(
-            started=running.since,
-            seconds=ended - running.since,
+        run = Run(
+            started=started,
+            seconds=seconds,
             was_alone=before is None and running.is_first and running.turn == self._num_started,
             cycle_seconds=None if before is None else ended - before,
         )
+        del self._running[lane]  # last: whoever is in it is answered also where this dies
+        return run
 
 
 def _resolve(future: Future[T], function: Callable[[], T]) -> None:

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from service.errors import InferenceFailed
 from service.inference.batcher import Batcher, WindowScores
-from service.inference.policy import Priority
+from service.inference.policy import Priority, WindowQueue
 from service.inference.runner import Int16Array, Int64Array, ModelOutput
+from service.inference.staging import Staging
 from service.observer import NullObserver
 from tests.support.clock import Clock
 from tests.support.runners import WAIT_SECONDS, FakeRunner, expected_scores, level
@@ -80,6 +81,49 @@ async def test_a_lane_that_dies_fails_its_own_batch_and_the_other_goes_on(caplog
         await batcher.stop()
     assert runner.closed
     assert "the thread of model fake died" in caplog.text
+
+
+@pytest.mark.parametrize("broken", [(WindowQueue, "record_run"), (Staging, "take_back")])
+async def test_a_lane_that_dies_as_its_run_ends_fails_that_batch(
+    broken: tuple[type, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise MemoryError
+
+    runner = FakeRunner()
+    batcher = make_batcher(runner)
+    batcher.start()
+    monkeypatch.setattr(*broken, fail)
+    async with asyncio.timeout(WAIT_SECONDS):
+        with pytest.raises(InferenceFailed):
+            await batcher.submit(level(1, 700), priority=LIVE)
+        await batcher.stop()
+    assert runner.closed
+
+
+async def test_a_lane_that_dies_as_it_takes_a_batch_answers_the_one_before_and_fails_that_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(*_: object) -> None:
+        raise MemoryError
+
+    runner = FakeRunner()
+    batcher = make_batcher(runner)
+    batcher.start()
+    runner.hold()
+    first = asyncio.ensure_future(batcher.submit(level(1, 700), priority=LIVE))
+    await asyncio.to_thread(runner.wait_for_runs, 1)
+    second = asyncio.ensure_future(batcher.submit(level(2, 700), priority=LIVE))
+    while batcher.depth < 1:  # noqa: ASYNC110
+        await asyncio.sleep(0)
+    monkeypatch.setattr(Staging, "hand_over", fail)
+    runner.release()
+    async with asyncio.timeout(WAIT_SECONDS):
+        assert (await first).scores[1] == 1
+        with pytest.raises(InferenceFailed):
+            await second
+        await batcher.stop()
+    assert runner.closed
 
 
 async def test_a_lane_that_cannot_get_ready_stops_the_start_and_ends_the_others() -> None:
