@@ -195,30 +195,35 @@ class _ClipParser(MultiPartParser):
 
 
 async def until_disconnect(request: Request, work: Awaitable[T]) -> T:
-    """Await work whose request body has been read; cancel it when the client leaves.
+    """Await work whose request body has been read; cancel it, once, when the client leaves.
 
     Raises:
-        ClientDisconnect: The client left.
+        ClientDisconnect: The client left, whatever the work made of it.
     """
-    loop = asyncio.get_running_loop()
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    assert task is not None
+    stay = asyncio.timeout(None)
+    num_cancelled = task.cancelling()
+
+    def leave(_: asyncio.Task[None]) -> None:
+        if task.cancelling() == num_cancelled:  # else it ends already, and must not be disturbed at that
+            with suppress(RuntimeError):  # it has ended
+                stay.reschedule(loop.time())
+
     watch = loop.create_task(_disconnected(request))
+    watch.add_done_callback(leave)
     try:
-        async with asyncio.timeout(None) as stay:
-
-            def leave(_: asyncio.Task[None]) -> None:
-                with suppress(RuntimeError):  # the work ended in the same turn
-                    stay.reschedule(loop.time())
-
-            watch.add_done_callback(leave)
-            try:
-                return await work
-            finally:
-                watch.remove_done_callback(leave)
-                watch.cancel()
-    except TimeoutError:
+        async with stay:
+            result = await work
+    except Exception as error:
         if stay.expired():
-            raise ClientDisconnect from None
+            raise ClientDisconnect from error
         raise
+    finally:
+        watch.cancel()
+    if stay.expired():
+        raise ClientDisconnect
+    return result
 
 
 async def _disconnected(request: Request) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 
 import pytest
 from starlette.requests import ClientDisconnect, Request
@@ -15,6 +15,7 @@ from service.keeper.client import LocalKeeper
 from service.keeper.keeper import Keeper
 from service.settings import Settings
 from service.spool import LEAST_MEMORY_BYTES, MAX_IN_MEMORY, MEMORY_BYTES, Spool
+from tests.support.runners import WAIT_SECONDS
 
 CHUNK = 65_536
 SETTINGS = Settings(_env_file=None)
@@ -108,29 +109,53 @@ async def test_work_is_given_up_when_its_client_leaves_and_its_end_is_waited_for
     await turns()
     client.leave()
     with pytest.raises(ClientDisconnect):
-        await waiting
+        await asyncio.wait_for(waiting, WAIT_SECONDS)
     assert work.has_given_up
-    assert not waiting.cancelled()
 
 
-@pytest.mark.parametrize("num_turns", range(6))
-async def test_work_that_ends_as_its_client_leaves_is_done_or_given_up_and_nothing_else(num_turns: int) -> None:
+async def test_a_client_that_has_left_is_that_whatever_the_work_makes_of_it() -> None:
+    async def fail(work: Work) -> None:
+        try:
+            await work.do()
+        finally:
+            raise ValueError("in the middle of its end")
+
+    async def go_on(work: Work) -> str:
+        with suppress(asyncio.CancelledError):
+            await work.do()
+        return "heard all the same"
+
+    for stubborn in (fail, go_on):
+        client = Client()
+        waiting = asyncio.create_task(until_disconnect(client.request, stubborn(Work())))
+        await turns()
+        client.leave()
+        with pytest.raises(ClientDisconnect):
+            await asyncio.wait_for(waiting, WAIT_SECONDS)
+
+
+async def test_work_that_ends_as_its_client_leaves_is_done_or_given_up_and_nothing_else() -> None:
     problems: list[object] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: problems.append(context))
-    client, work = Client(), Work()
-    waiting = asyncio.create_task(until_disconnect(client.request, work.do()))
-    await turns()
-    client.leave()
-    await turns(num_turns)
-    if not work.finished.done():
-        work.finished.set_result("heard")
-    try:
-        assert await waiting == "heard"
-    except ClientDisconnect:
-        assert work.has_given_up
-    await turns()
+    outcomes = []
+    for num_turns in range(8):
+        client, work = Client(), Work()
+        waiting = asyncio.create_task(until_disconnect(client.request, work.do()))
+        await turns()
+        client.leave()
+        await turns(num_turns)
+        if not work.finished.done():
+            work.finished.set_result("heard")
+        try:
+            outcomes.append(await asyncio.wait_for(waiting, WAIT_SECONDS))
+        except ClientDisconnect:
+            assert work.has_given_up
+            outcomes.append("left")
+        await turns()
+        assert len(asyncio.all_tasks()) == 1, "nobody watches any more"
+    assert outcomes == sorted(outcomes)
+    assert {outcomes[0], outcomes[-1]} == {"heard", "left"}
     assert not problems
-    assert len(asyncio.all_tasks()) == 1, "nobody watches any more"
 
 
 async def test_an_error_of_the_work_is_its_own_also_where_it_is_a_timeout() -> None:
@@ -150,3 +175,29 @@ async def test_who_is_cancelled_while_it_waits_is_cancelled_and_the_work_with_it
     with pytest.raises(asyncio.CancelledError):
         await waiting
     assert work.has_given_up
+
+
+async def test_who_is_cancelled_is_not_disturbed_at_its_end_by_a_client_that_leaves() -> None:
+    client, ends = Client(), asyncio.Event()
+    was_disturbed = False
+
+    async def work() -> None:
+        nonlocal was_disturbed
+        try:
+            await asyncio.Event().wait()
+        finally:
+            try:
+                await ends.wait()
+            except asyncio.CancelledError:
+                was_disturbed = True
+
+    waiting = asyncio.create_task(until_disconnect(client.request, work()))
+    await turns()
+    waiting.cancel()
+    await turns()
+    client.leave()
+    await turns()
+    ends.set()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    assert not was_disturbed
