@@ -31,11 +31,15 @@ def send(url: str, path: str, body: bytes, length: int | None = None, headers: d
 
 
 def receive(connection: socket.socket) -> Answer:
-    """Return the next answer once all of it is there."""
+    """Return the answer once all of it is there: as much as its head says."""
     with connection.makefile("rb") as stream:
-        status = int(stream.readline().split()[1])
+        line = stream.readline()
+        assert line, "the connection was closed without an answer"
         headers = parse_headers(stream)
-        return Answer(status, headers, stream.read(int(headers.get("Content-Length", 0))))
+        length = int(headers.get("Content-Length", 0))
+        body = stream.read(length)
+        assert len(body) == length, "the answer was cut off"
+        return Answer(int(line.split()[1]), headers, body)
 
 
 def knock(url: str, path: str = "/v1/classify", length: int = 1000) -> Answer:
