@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import statistics
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -85,7 +85,7 @@ class Duel:
 
     Attributes:
         clips: What clients sent.
-        rounds: How many.
+        rounds: How many were done.
         standings: In the order of the contestants.
     """
 
@@ -97,7 +97,10 @@ class Duel:
 def run_duel(contestants: Sequence[Contestant], clips: Clips, rounds: int, seconds: float) -> Duel:
     """Let all of them work in each round; every other round begins with the last one.
 
+    Control-C ends it with the rounds that are done.
+
     Raises:
+        KeyboardInterrupt: None is.
         SonotagError: A service or a generator failed, or two contestants have the same name.
     """
     if len({one.name for one in contestants}) < len(contestants):
@@ -110,12 +113,27 @@ def run_duel(contestants: Sequence[Contestant], clips: Clips, rounds: int, secon
         targets = {one.name: stack.enter_context(one.serve(EMBEDDED.flags())) for one in contestants}
         for target in targets.values():  # what is done for the first time takes longer
             run_clips_stage(target, replace(plan, measure_seconds=0.5), files, EMBEDDED.clients)
-        for number in range(rounds):
-            for name in list(targets)[:: 1 if number % 2 == 0 else -1]:
-                stage = run_clips_stage(targets[name], plan, files, EMBEDDED.clients)
-                speeds[name].append(stage.server.windows_per_second)
-    first = next(iter(speeds.values()))
-    return Duel(str(clips), rounds, tuple(_stand(name, first, own) for name, own in speeds.items()))
+        try:
+            for number in range(rounds):
+                for name in list(targets)[:: 1 if number % 2 == 0 else -1]:
+                    stage = run_clips_stage(targets[name], plan, files, EMBEDDED.clients)
+                    speeds[name].append(stage.server.windows_per_second)
+        except KeyboardInterrupt:
+            if not all(speeds.values()):
+                raise
+    return stand(str(clips), speeds)
+
+
+def stand(clips: str, speeds: Mapping[str, list[float]]) -> Duel:
+    """Return how all did in the rounds that all have done.
+
+    Args:
+        clips: What clients sent.
+        speeds: Windows a second in each round, by name; one round or more each.
+    """
+    rounds = min(map(len, speeds.values()))
+    first = next(iter(speeds.values()))[:rounds]
+    return Duel(clips, rounds, tuple(_stand(name, first, own[:rounds]) for name, own in speeds.items()))
 
 
 def _stand(name: str, first: list[float], own: list[float]) -> Standing:
