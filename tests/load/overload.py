@@ -231,6 +231,8 @@ def table(floods: dict[str, Flood], seconds: float) -> str:
         return f"| {name} | " + " | ".join(show(flood) for flood in floods.values()) + " |"  # type: ignore[operator]
 
     def three(values: list[float]) -> str:
+        if not values:
+            return "none"
         return ", ".join(f"{1000 * percentile(values, share):.0f}" for share in (50, 99, 100)) + " ms"
 
     def show_held(held: Held) -> str:
