@@ -31,6 +31,11 @@ can only do so within one read (measured: reads under 40 bytes lose frames of MP
 not change from 64 bytes on). Small, because a live decoder waits for them: 64 ms at 32 kbit/s."""
 
 
+def to_border(size: int, position: int) -> int:
+    """Return how many of ``size`` bytes are read at a position: up to the next border, and never across one."""
+    return min(size, READ_BYTES - position % READ_BYTES)
+
+
 class ByteSource(Protocol):
     """What FFmpeg reads from: a file, or the pipe of a live stream. Only `seek` and `tell` too make it seekable."""
 

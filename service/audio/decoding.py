@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import soundfile
 
-from service.audio.containers import READ_BYTES, ContainerDecoder
+from service.audio.containers import ContainerDecoder, to_border
 from service.audio.formats import MAX_CHANNELS, MAX_SAMPLE_RATE, MIN_SAMPLE_RATE
 from service.audio.pcm import MonoMixer
 from service.audio.recognition import IndexScanner, Recogniser
@@ -142,9 +142,7 @@ class _OrderedSource:
         self._position = 0
 
     def read(self, size: int, /) -> bytes:
-        # Asked for thousands of times a clip: no more than this.
-        to_border = READ_BYTES - self._position % READ_BYTES
-        data = self._file.read(size if size < to_border else to_border)
+        data = self._file.read(to_border(size, self._position))
         self._position += len(data)
         return data
 

@@ -34,12 +34,8 @@ _KINDS = ("u8", "s16", "s32", "flt", "dbl")
 def to_float(samples: Samples) -> Float32Array:
     """Return what `FrameReader` gave as float32, full scale is 1; perhaps not finite."""
     offset, full_scale = _SCALES[samples.dtype]
-    scaled: Float32Array
-    if samples.dtype == np.float64:
-        with np.errstate(over="ignore", invalid="ignore"):  # what float32 cannot hold becomes infinite; refused when mixed
-            scaled = samples.astype(np.float32)
-    else:
-        scaled = samples.astype(np.float32)
+    with np.errstate(over="ignore", invalid="ignore"):  # what float32 cannot hold becomes infinite; refused when mixed
+        scaled: Float32Array = samples.astype(np.float32)
     if offset:
         scaled -= np.float32(offset)
     if full_scale != 1:

@@ -7,7 +7,7 @@ import threading
 import numpy as np
 import numpy.typing as npt
 
-from service.audio.containers import READ_BYTES, ContainerDecoder
+from service.audio.containers import ContainerDecoder, to_border
 
 Float32Array = npt.NDArray[np.float32]
 
@@ -95,7 +95,7 @@ class DecoderThread:
     def read(self, size: int, /) -> bytes:
         """What FFmpeg calls, in the decoder's thread: blocks until a whole read, up to the next border, is there."""
         with self._changed:
-            self._wanted_bytes = min(size, READ_BYTES - self._position % READ_BYTES)
+            self._wanted_bytes = to_border(size, self._position)
             if len(self._bytes) < self._wanted_bytes and not self._is_ended:
                 self._changed.notify_all()
                 self._changed.wait_for(lambda: len(self._bytes) >= self._wanted_bytes or self._is_ended or self._is_closed)

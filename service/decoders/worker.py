@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from service.audio.containers import READ_BYTES, ContainerDecoder
+from service.audio.containers import ContainerDecoder, to_border
 from service.audio.decoding import open_audio
 from service.audio.intake import file_samples
 from service.decoders.wire import BLOCK_HEADER, MAX_MESSAGE_CHARS, Failed, FileJob, Kind, Opened, StreamJob, Wire, WireError
@@ -89,7 +89,7 @@ class _StreamSource:
         self._is_ended = False
 
     def read(self, size: int, /) -> bytes:
-        wanted = min(size, READ_BYTES - self._position % READ_BYTES)
+        wanted = to_border(size, self._position)
         while len(self._bytes) < wanted and not self._is_ended:
             if self.before_waiting is not None:
                 self.before_waiting()
