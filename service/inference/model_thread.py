@@ -162,9 +162,7 @@ class ModelThread(Generic[W]):
         """Return how long the runner needs for what waits and runs now; None as long as no speed was measured."""
         with self._changed:
             each = self._queue.seconds_per_window
-            return (
-                None if each is None else each * (len(self._queue) + sum(len(lane.windows) for lane in self._running.values()))
-            )
+            return None if each is None else each * (len(self._queue) + len(self._under_way()))
 
     def limit(self, priority: Priority) -> int:
         """Return how many places a priority can ever hold."""
@@ -274,10 +272,13 @@ class ModelThread(Generic[W]):
         """Take no more windows and wait for no run: one hangs. Return those that run and wait, which will not be answered."""
         with self._changed:
             self._is_stopping = True
-            running = (window for lane in self._running.values() for window in lane.windows)
-            left = (*running, *(entry.item for entry in self._queue.clear()))
+            left = (*self._under_way(), *(entry.item for entry in self._queue.clear()))
             self._changed.notify_all()
             return left
+
+    def _under_way(self) -> list[W]:
+        """Return the windows that run now."""
+        return [window for lane in self._running.values() for window in lane.windows]
 
     def _serve(self, lane: int, ready: Future[None]) -> None:
         try:
