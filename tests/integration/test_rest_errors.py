@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import socket
 import struct
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import httpx
 import numpy as np
@@ -18,6 +16,7 @@ from service.app import create_app
 from service.settings import Settings
 from tests.support.app_server import AppServer, serving
 from tests.support.process import ServiceProcess
+from tests.support.raw_requests import knock, receive, send
 from tests.support.rest import MUSIC, SPEECH, expect_error, expect_error_body, heard, lines, wav
 from tests.support.runners import FakeRunner, level
 from tests.support.sounds import encode, tone
@@ -31,20 +30,6 @@ def small_server() -> Iterator[AppServer]:
     """A service with small limits: 64 KiB of body, three seconds of sound."""
     with serving(max_body_bytes=65_536, max_clip_seconds=3) as server:
         yield server
-
-
-def send_raw(url: str, head: str, body: bytes = b"") -> bytes:
-    """Send a request as it stands and return the whole answer; the server closes or the answer's length is known."""
-    address = urlsplit(url)
-    with socket.create_connection((address.hostname, address.port), timeout=30) as connection:
-        connection.sendall(head.replace("\n", "\r\n").encode() + body)
-        received = b""
-        while b"\r\n\r\n" not in received or not received.rstrip().endswith(b"}"):
-            data = connection.recv(65_536)
-            if not data:
-                break
-            received += data
-        return received
 
 
 @pytest.mark.parametrize("path", POSTS)
@@ -128,10 +113,9 @@ def test_a_file_without_any_sample_is_422(fake_server: AppServer) -> None:
 
 @pytest.mark.parametrize("path", POSTS)
 def test_a_body_whose_stated_length_is_too_large_is_413_before_it_is_sent(small_server: AppServer, path: str) -> None:
-    head = f"POST {path} HTTP/1.1\nHost: localhost\nContent-Length: 10000000000\nExpect: 100-continue\n\n"
-    answer = send_raw(small_server.url, head)
-    assert answer.startswith(b"HTTP/1.1 413 ")  # and not 100 Continue
-    message = expect_error_body(json.loads(answer.split(b"\r\n\r\n", 1)[1])["error"], "body_too_large")
+    answer = knock(small_server.url, path, 10_000_000_000)
+    assert answer.status == 413  # and not 100 Continue
+    message = expect_error_body(json.loads(answer.body)["error"], "body_too_large")
     assert "10000000000" in message
     assert "65536" in message
     assert "SONOTAG_MAX_BODY_BYTES" in message
@@ -179,8 +163,8 @@ def test_a_clip_that_turns_out_too_long_is_413(small_server: AppServer, tmp_path
 
 def test_a_request_is_refused_before_its_body_is_sent_where_its_head_is_wrong(fake_server: AppServer) -> None:
     for query, status in (("model=none", 404), ("labels=Cat", 400), ("windo=1", 400), ("hop=9", 400)):
-        head = f"POST /v1/classify?{query} HTTP/1.1\nHost: localhost\nContent-Length: 1000000\n\n"
-        assert send_raw(fake_server.url, head).startswith(f"HTTP/1.1 {status} ".encode())
+        with send(fake_server.url, f"/v1/classify?{query}", b"", 1_000_000) as connection:
+            assert receive(connection).status == status
 
 
 def test_a_model_that_fails_is_500_and_the_next_request_works() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-from contextlib import closing
 from email.message import Message
 from http.client import parse_headers
 from typing import NamedTuple
@@ -44,5 +43,5 @@ def receive(connection: socket.socket) -> Answer:
 
 def knock(url: str, path: str = "/v1/classify", length: int = 1000) -> Answer:
     """Send the head of a request alone; return the answer, whose status is 100 where the body is wanted."""
-    with closing(send(url, path, b"", length, {"Expect": "100-continue"})) as connection:
+    with send(url, path, b"", length, {"Expect": "100-continue"}) as connection:
         return receive(connection)

@@ -25,11 +25,11 @@ def make_batcher(runner: FakeRunner, **options: object) -> Batcher:
     return Batcher(runner, **({"max_queue_windows": 64, "observer": NullObserver()} | options))  # type: ignore[arg-type]
 
 
-async def both_busy(batcher: Batcher, runner: FakeRunner) -> list[asyncio.Future[WindowScores]]:
-    """Let each of two lanes take one window and hold it."""
+async def all_busy(batcher: Batcher, runner: FakeRunner) -> list[asyncio.Future[WindowScores]]:
+    """Let each lane take one window and hold it."""
     runner.hold()
     taken = []
-    for num_runs in (1, 2):
+    for num_runs in range(1, runner.spec.num_lanes + 1):
         taken.append(asyncio.ensure_future(batcher.submit(level(num_runs, 500), priority=LIVE)))
         await asyncio.to_thread(runner.wait_for_runs, num_runs)
     return taken
@@ -39,7 +39,7 @@ async def test_two_lanes_run_two_batches_at_once_while_a_third_is_put_together()
     runner = FakeRunner(num_lanes=2)
     batcher = make_batcher(runner)
     batcher.start()
-    running = await both_busy(batcher, runner)
+    running = await all_busy(batcher, runner)
     waiting = [asyncio.ensure_future(batcher.submit(level(3, 600 + i), priority=LIVE)) for i in range(3)]
     while batcher.depth < 3:  # noqa: ASYNC110
         await asyncio.sleep(0)
@@ -65,7 +65,7 @@ async def test_a_lane_that_dies_fails_its_own_batch_and_the_other_goes_on(caplog
     clock, runner = BrokenClock(), FakeRunner(num_lanes=2)
     batcher = make_batcher(runner, clock=clock)
     batcher.start()
-    running = await both_busy(batcher, runner)
+    running = await all_busy(batcher, runner)
     clock.broken_thread = runner.calls[0].thread
     runner.release()
     async with asyncio.timeout(30):
@@ -83,17 +83,18 @@ async def test_a_lane_that_dies_fails_its_own_batch_and_the_other_goes_on(caplog
     assert "the thread of model fake died" in caplog.text
 
 
+def lack_memory(*_: object) -> None:
+    raise MemoryError
+
+
 @pytest.mark.parametrize("broken", [(WindowQueue, "record_run"), (Staging, "take_back")])
 async def test_a_lane_that_dies_as_its_run_ends_fails_that_batch(
     broken: tuple[type, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(*_: object) -> None:
-        raise MemoryError
-
     runner = FakeRunner()
     batcher = make_batcher(runner)
     batcher.start()
-    monkeypatch.setattr(*broken, fail)
+    monkeypatch.setattr(*broken, lack_memory)
     async with asyncio.timeout(WAIT_SECONDS):
         with pytest.raises(InferenceFailed):
             await batcher.submit(level(1, 700), priority=LIVE)
@@ -104,19 +105,14 @@ async def test_a_lane_that_dies_as_its_run_ends_fails_that_batch(
 async def test_a_lane_that_dies_as_it_takes_a_batch_answers_the_one_before_and_fails_that_one(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def fail(*_: object) -> None:
-        raise MemoryError
-
     runner = FakeRunner()
     batcher = make_batcher(runner)
     batcher.start()
-    runner.hold()
-    first = asyncio.ensure_future(batcher.submit(level(1, 700), priority=LIVE))
-    await asyncio.to_thread(runner.wait_for_runs, 1)
+    [first] = await all_busy(batcher, runner)
     second = asyncio.ensure_future(batcher.submit(level(2, 700), priority=LIVE))
     while batcher.depth < 1:  # noqa: ASYNC110
         await asyncio.sleep(0)
-    monkeypatch.setattr(Staging, "hand_over", fail)
+    monkeypatch.setattr(Staging, "hand_over", lack_memory)
     runner.release()
     async with asyncio.timeout(WAIT_SECONDS):
         assert (await first).scores[1] == 1
@@ -148,7 +144,7 @@ async def test_a_window_costs_the_time_between_two_ends_where_runs_overlap() -> 
     clock, runner = Clock(0.0), FakeRunner(num_lanes=2, batch_sizes=(1,))
     batcher = make_batcher(runner, clock=clock)
     batcher.start()
-    first, second = await both_busy(batcher, runner)
+    first, second = await all_busy(batcher, runner)
     clock.now = 4.0
     runner.release(1)
     await asyncio.wait([first, second], return_when=asyncio.FIRST_COMPLETED)
