@@ -14,6 +14,7 @@ from fastapi.middleware.cors import CORSMiddleware
 from service.access.guard import Guard
 from service.api import asyncapi, health, page, reload, rest, tokens, websocket
 from service.api.admission import Admission
+from service.api.description import DescribedAPI
 from service.api.error_handlers import add_error_handlers
 from service.api.late_bodies import LateBodies
 from service.api.middleware import RequestContext, RootPath
@@ -122,7 +123,8 @@ def create_app(
         await asyncio.gather(watching, trimming, return_exceptions=True)
         await services.keeper.close()
 
-    app = FastAPI(
+    app = DescribedAPI(
+        guard,
         title="Sonotag",
         summary="Real-time streaming audio tagging",
         version=read_version(),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Final
 
@@ -178,17 +178,11 @@ class Guard:
         if caller.key is not NO_KEY:
             await self.quotas.admit_request(caller.key.id, caller.key.limits)
 
-    @asynccontextmanager
-    async def metering(self, caller: Caller) -> AsyncIterator[Meter]:
-        """Yield what counts the sound of one request or stream against its caller."""
+    def metering(self, caller: Caller) -> AbstractAsyncContextManager[Meter]:
+        """Return a context of what counts the sound of one request or stream against its caller."""
         if caller.key.limits.audio_seconds_per_day is None:
-            yield UNMETERED
-            return
-        meter = AudioMeter(self.quotas, caller.key.id, caller.key.limits)
-        try:
-            yield meter
-        finally:
-            await meter.close()
+            return nullcontext(UNMETERED)
+        return aclosing(AudioMeter(self.quotas, caller.key.id, caller.key.limits))
 
     @asynccontextmanager
     async def holding_stream(self, caller: Caller, lease: str) -> AsyncIterator[None]:

@@ -55,7 +55,7 @@ class AudioMeter:
             held = max(0.0, self._left)
             self._left += await self._quotas.reserve_audio(self._key, self._limits, wanted, lacking, held)
 
-    async def close(self) -> None:
+    async def aclose(self) -> None:
         """Give back what was not used."""
         left, self._left = self._left, 0.0
         if left > 0:

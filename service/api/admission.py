@@ -9,8 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from fastapi import Request, Security, WebSocket
-from fastapi.security import HTTPBearer
+from fastapi import Request, WebSocket
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -32,8 +31,6 @@ HEALTH = "/health/"
 """Probes ask for a pod or container by whatever it is called; what they are told is no secret."""
 BEARER = "bearer "
 SCHEME = re.compile(r"([A-Za-z]{1,20}) ")
-SECURITY = [Security(HTTPBearer(auto_error=False, description="An API key or a token, where the service has keys."))]
-"""Says in the OpenAPI description what the door does; it asks nothing itself."""
 REFUSALS = error_responses(
     {
         401: "No API key or token, or none that is known",
@@ -42,7 +39,7 @@ REFUSALS = error_responses(
         503: "Not ready, draining or overloaded; Retry-After says when to try again",
     }
 )
-"""Beside it, for the same paths: what the door answers with, and what the whole service does."""
+"""What the door answers with, and what the whole service does, for the OpenAPI description of what is not public."""
 
 
 def asked_of(scope: Scope, headers: Mapping[str, str]) -> Asked:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import pydantic
 from fastapi import APIRouter, Request
 
-from service.api.admission import REFUSALS, SECURITY
+from service.api.admission import REFUSALS
 from service.api.schemas import error_responses
 from service.errors import ReloadFailed
 from service.keeper.reloads import RELOAD_SECONDS
 from service.keeper.topics import RELOAD_MODELS, Nothing
 from service.services import Services
 
-router = APIRouter(tags=["models"], dependencies=SECURITY, responses=REFUSALS)
+router = APIRouter(tags=["models"], responses=REFUSALS)
 
 
 class ReloadAnswer(pydantic.BaseModel):

@@ -6,7 +6,7 @@ import asyncio
 import base64
 import io
 from collections.abc import AsyncIterator, Coroutine
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from typing import IO, TypeVar
 
 import pydantic
@@ -15,7 +15,7 @@ from fastapi.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from service.answers import CapacityAnswer, ClassifyQuery, ClipAnswer, ErrorAnswer, error_body, to_json
-from service.api.admission import REFUSALS, SECURITY, caller_of
+from service.api.admission import REFUSALS, caller_of
 from service.api.capacity import make_capacity
 from service.api.error_handlers import note_refusal
 from service.api.lines import answer_lines
@@ -52,7 +52,7 @@ _HUGGING_FACE_FIELDS = (
     *(f"parameters.{name}" for name in HuggingFaceParameters.model_fields),
 )
 
-router = APIRouter(dependencies=SECURITY, responses=REFUSALS)
+router = APIRouter(responses=REFUSALS)
 
 _AUDIO = {"type": "string", "format": "binary"}
 
@@ -120,11 +120,10 @@ def _batch_to_json(results: list[ClipAnswer | ErrorAnswer]) -> bytes:
     return b'{"results":[' + b",".join(map(to_json, results)) + b"]}"
 
 
-@asynccontextmanager
-async def _door(
+async def _let_in(
     request: Request, services: Services, batcher: Batcher, *, num_places: int | None = None
-) -> AsyncIterator[Meter]:
-    """Refuse what cannot be taken now before its body is read, and yield what counts its sound.
+) -> AbstractAsyncContextManager[Meter]:
+    """Refuse what cannot be taken now before its body is read, and return a context of what counts its sound.
 
     Nothing is held while the body comes, which may take hours: slow clients would have all places and do nothing with them.
     So what is let in asks once more when its body is there, and may be refused then.
@@ -140,19 +139,13 @@ async def _door(
         QuotaExceeded: The caller has no sound left.
         QueueFull: There is no decoder or no place in the queue, and none in the line before it.
     """
-    async with services.guard.metering(caller_of(request)) as meter:
+    caller = caller_of(request)
+    async with services.guard.metering(caller) as meter:
         await meter.require(LEAST_SECONDS)
     if num_places is None:
         services.decoders.check_line()
     batcher.reserve(num_places or 1, Priority.CLIP if num_places is None else Priority.BULK).release()
-    async with services.guard.metering(caller_of(request)) as meter:
-        yield meter
-
-
-@asynccontextmanager
-async def _only_clip(request: Request, services: Services) -> AsyncIterator[IO[bytes]]:
-    async with open_clips(request, services.settings, services.spool, max_files=1) as [file]:
-        yield file
+    return services.guard.metering(caller)
 
 
 @router.post(
@@ -167,8 +160,8 @@ async def classify(request: Request) -> Response:
         stack.enter_context(services.catalog.users.joined())
         batcher = services.catalog.get(query.model)
         plan = make_plan(batcher.spec, query, services.settings.events)
-        meter = await stack.enter_async_context(_door(request, services, batcher))
-        file = await stack.enter_async_context(_only_clip(request, services))
+        meter = await stack.enter_async_context(await _let_in(request, services, batcher))
+        [file] = await stack.enter_async_context(open_clips(request, services.settings, services.spool, max_files=1))
         opening = open_clip(services, batcher, file, plan, query.channel, meter=meter)
         if NDJSON in request.headers.get("accept", ""):
 
@@ -208,7 +201,7 @@ async def classify_batch(request: Request) -> Response:
         plan = make_plan(batcher.spec, query, services.settings.events)
         places = min(MAX_PLACES, batcher.max_places(Priority.BULK))
         async with (
-            _door(request, services, batcher, num_places=places) as meter,
+            await _let_in(request, services, batcher, num_places=places) as meter,
             open_clips(request, services.settings, services.spool) as files,
         ):
             with batcher.reserve(places, Priority.BULK) as reservation:
@@ -246,8 +239,8 @@ async def classify_for_hugging_face(request: Request) -> Response:
         stack.enter_context(services.lifecycle.admit())
         stack.enter_context(services.catalog.users.joined())
         batcher = services.catalog.get(None)
-        meter = await stack.enter_async_context(_door(request, services, batcher))
-        file = await stack.enter_async_context(_only_clip(request, services))
+        meter = await stack.enter_async_context(await _let_in(request, services, batcher))
+        [file] = await stack.enter_async_context(open_clips(request, services.settings, services.spool, max_files=1))
         file, asked = await services.run(lambda: _read_hugging_face(file))
         parameters = asked.parameters if asked else None
         top_k = (parameters and parameters.top_k) or HUGGING_FACE_TOP_K

@@ -145,8 +145,8 @@ async def test_a_meter_asks_once_a_block_and_returns_what_is_left() -> None:
     for _ in range(150):
         await meter.take(0.1)
     assert quotas.reserved == [BLOCK_SECONDS, BLOCK_SECONDS]
-    await meter.close()
-    await meter.close()
+    await meter.aclose()
+    await meter.aclose()
     assert await quotas.reserve_audio(KEY, limits, 25, 1) == pytest.approx(10)
 
 
