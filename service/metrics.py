@@ -16,7 +16,7 @@ import platform
 import threading
 from collections.abc import Iterable, Iterator
 from importlib import metadata
-from typing import Final
+from typing import Final, NamedTuple
 
 import prometheus_client
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, multiprocess
@@ -65,6 +65,21 @@ _LAG_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1, 1.5, 2, 3, 5, 10
 _BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128)
 
 
+class _ModelSeries(NamedTuple):
+    """One model's, of those that are written to for each of its windows: `labels` takes a lock and makes a tuple of strings."""
+
+    queue_depth: Gauge
+    batch_size: Histogram
+    windows: Counter
+
+
+class _AnswerSeries(NamedTuple):
+    """Those of one route and status."""
+
+    requests: Counter
+    duration: Histogram
+
+
 class Metrics:
     """The service's counts and durations, an `Observer` of it. Every method may be called from any thread.
 
@@ -84,6 +99,8 @@ class Metrics:
         self._multiprocess_dir = multiprocess_dir or shared or None
         self._registry = registry = CollectorRegistry()
         self._num_scored: dict[str, int] = {}
+        self._models: dict[str, _ModelSeries] = {}
+        self._answers: dict[tuple[str, int], _AnswerSeries] = {}
         self._routes: set[str] = set()
         self._routes_lock = threading.Lock()
         # The moment each series was made is no measurement, and the multiprocess mode has none: leave it out of both.
@@ -260,11 +277,9 @@ class Metrics:
         self._model_info.labels(spec.name, spec.provider, spec.precision, spec.source_sha256).set(1)
         self._model_fallback.labels(spec.name).set(fell_back)
         self._queue_limit.labels(spec.name).set(max_queue_windows)
-        self._queue_depth.labels(spec.name).set(0)
-        self._windows.labels(spec.name)
+        self._series_of(spec.name).queue_depth.set(0)
         for reason in WASTE_REASONS:
             self._windows_dropped.labels(spec.name, reason)
-        self._batch_size.labels(spec.name)
         self._num_scored.setdefault(spec.name, 0)
         self.speed_measured(spec.name, 0.0, None)
 
@@ -292,8 +307,9 @@ class Metrics:
 
     def batch_scored(self, model: str, num_windows: int) -> None:
         """See `Observer`."""
-        self._batch_size.labels(model).observe(num_windows)
-        self._windows.labels(model).inc(num_windows)
+        series = self._series_of(model)
+        series.batch_size.observe(num_windows)
+        series.windows.inc(num_windows)
         self._num_scored[model] = self._num_scored.get(model, 0) + num_windows
 
     def windows_dropped(self, model: str, reason: WasteReason, num_windows: int) -> None:
@@ -302,7 +318,7 @@ class Metrics:
 
     def queue_depth(self, model: str, num_windows: int) -> None:
         """See `Observer`."""
-        self._queue_depth.labels(model).set(num_windows)
+        self._series_of(model).queue_depth.set(num_windows)
 
     def audio_received(self, source: Source, seconds: float) -> None:
         """See `Observer`."""
@@ -318,9 +334,14 @@ class Metrics:
 
     def request_finished(self, route: str, status: int, seconds: float) -> None:
         """See `Observer`."""
-        route = self._bounded_route(route)
-        self._requests.labels(route, _status_label(status)).inc()
-        self._request_duration.labels(route).observe(seconds)
+        series = self._answers.get((route, status))
+        if series is None:
+            known = self._bounded_route(route)
+            series = _AnswerSeries(self._requests.labels(known, _status_label(status)), self._request_duration.labels(known))
+            if known == route:  # others are without number
+                self._answers[route, status] = series
+        series.requests.inc()
+        series.duration.observe(seconds)
 
     def stream_opened(self) -> None:
         """See `Observer`."""
@@ -358,6 +379,14 @@ class Metrics:
         multiprocess.MultiProcessCollector(registry, path=self._multiprocess_dir)  # type: ignore[no-untyped-call]
         registry.register(self._gpus)
         return registry
+
+    def _series_of(self, model: str) -> _ModelSeries:
+        series = self._models.get(model)
+        if series is None:
+            series = self._models[model] = _ModelSeries(
+                self._queue_depth.labels(model), self._batch_size.labels(model), self._windows.labels(model)
+            )
+        return series
 
     def _bounded_route(self, route: str) -> str:
         # Templates are few; the bound holds even where a caller passes a path by mistake.

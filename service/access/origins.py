@@ -13,6 +13,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -77,6 +78,7 @@ def check_origin(asked: Asked, allowed: Sequence[str]) -> None:
     raise ForbiddenOrigin(f"pages of the origin {asked.origin[:_MAX_SHOWN]!r} may not use this service (SONOTAG_CORS_ORIGINS)")
 
 
+@lru_cache(maxsize=256)
 def is_loopback(name: str) -> bool:
     """Return whether a host name or address always means the machine it is used on."""
     name = name.lower().rstrip(".")

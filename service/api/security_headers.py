@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Final
 
-from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 HEADERS: Final = {
@@ -16,6 +15,7 @@ HEADERS: Final = {
     # An answer that is no page needs nothing; pages bring a policy of their own.
     "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
 }
+_ENCODED: Final = [(name.lower().encode("ascii"), value.encode("ascii")) for name, value in HEADERS.items()]
 
 
 class SecurityHeaders:
@@ -36,9 +36,9 @@ class SecurityHeaders:
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                headers = MutableHeaders(scope=message)
-                for name, value in HEADERS.items():
-                    headers.setdefault(name, value)
+                given = [*message.get("headers", ())]
+                names = {name for name, _ in given}
+                message["headers"] = given + [pair for pair in _ENCODED if pair[0] not in names]
             await send(message)
 
         await self._app(scope, receive, send_with_headers)

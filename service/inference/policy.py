@@ -338,6 +338,8 @@ class WindowQueue(Generic[T]):
 
     def _seat_parked(self, grant: Grant | None) -> None:
         """Let those join their lines, in order, who wait for the places of a grant, or for those that anyone may have."""
+        if not self._parked:
+            return
         owners: tuple[Priority | Grant, ...] = tuple(Priority) if grant is None or grant.released else (grant,)
         for owner in owners:
             parked = self._parked.get(owner, OrderedDict())
