@@ -16,7 +16,6 @@ from service.api import asyncapi, health, page, reload, rest, tokens, websocket
 from service.api.admission import Admission
 from service.api.description import DescribedAPI
 from service.api.error_handlers import add_error_handlers
-from service.api.late_bodies import LateBodies
 from service.api.middleware import RequestContext, RootPath
 from service.api.security_headers import SecurityHeaders
 from service.capacity import find_machine
@@ -139,7 +138,6 @@ def create_app(
     for module in (rest, reload, tokens, websocket, asyncapi, health):
         app.include_router(module.router)
     page.add_page(app)
-    app.add_middleware(LateBodies, lifecycle=services.lifecycle)
     app.add_middleware(Admission, services=services)
     app.add_middleware(RequestContext, services=services)
     app.add_middleware(SecurityHeaders)

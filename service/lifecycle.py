@@ -118,6 +118,16 @@ class Lifecycle:
         finally:
             del self._waits[key]
 
+    def check_time(self) -> None:
+        """Refuse what was waited for when the drain's time was up.
+
+        Raises:
+            NotReady: See `check_ready`.
+            Draining: See `check_ready`.
+        """
+        if self._is_cut_short:
+            self.check_ready()
+
     def break_down(self, reason: str) -> None:
         """Something broke that only another process can mend: drain what can still be answered."""
         self._breakdown = self._breakdown or reason

@@ -161,7 +161,9 @@ async def classify(request: Request) -> Response:
         batcher = services.catalog.get(query.model)
         plan = make_plan(batcher.spec, query, services.settings.events)
         meter = await stack.enter_async_context(await _let_in(request, services, batcher))
-        [file] = await stack.enter_async_context(open_clips(request, services.settings, services.spool, max_files=1))
+        [file] = await stack.enter_async_context(
+            open_clips(request, services.settings, services.spool, services.lifecycle, max_files=1)
+        )
         opening = open_clip(services, batcher, file, plan, query.channel, meter=meter)
         if NDJSON in request.headers.get("accept", ""):
 
@@ -202,7 +204,7 @@ async def classify_batch(request: Request) -> Response:
         places = min(MAX_PLACES, batcher.max_places(Priority.BULK))
         async with (
             await _let_in(request, services, batcher, num_places=places) as meter,
-            open_clips(request, services.settings, services.spool) as files,
+            open_clips(request, services.settings, services.spool, services.lifecycle) as files,
         ):
             with batcher.reserve(places, Priority.BULK) as reservation:
                 turn = asyncio.Semaphore(BATCH_CONCURRENCY)
@@ -240,7 +242,9 @@ async def classify_for_hugging_face(request: Request) -> Response:
         stack.enter_context(services.catalog.users.joined())
         batcher = services.catalog.get(None)
         meter = await stack.enter_async_context(await _let_in(request, services, batcher))
-        [file] = await stack.enter_async_context(open_clips(request, services.settings, services.spool, max_files=1))
+        [file] = await stack.enter_async_context(
+            open_clips(request, services.settings, services.spool, services.lifecycle, max_files=1)
+        )
         file, asked = await services.run(lambda: _read_hugging_face(file))
         parameters = asked.parameters if asked else None
         top_k = (parameters and parameters.top_k) or HUGGING_FACE_TOP_K

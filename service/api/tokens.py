@@ -56,7 +56,7 @@ class TokenAnswer(pydantic.BaseModel):
 async def issue_token(request: Request) -> Response:
     """Give a token for some of the key's scopes, all of them by default; without a body for a minute."""
     services: Services = request.app.state.services
-    body = await limit_body(request, services.settings, max_bytes=MAX_BYTES).body()
+    body = await limit_body(request, services.settings, services.lifecycle, max_bytes=MAX_BYTES).body()
     try:
         asked = TokenRequest.model_validate_json(body) if body.strip() else TokenRequest()
     except pydantic.ValidationError as error:

@@ -18,6 +18,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Message
 
 from service.errors import BodyTooLarge, InvalidParameter, NoRoom, RequestTimeout
+from service.lifecycle import Lifecycle
 from service.settings import Settings
 from service.spool import RETRY_SECONDS, BodyRoom, Spool
 from service.validation import MAX_SHOWN
@@ -55,12 +56,14 @@ def _declared_bytes(request: Request) -> int | None:
     return int(declared) if declared.isdecimal() else None
 
 
-def limit_body(request: Request, settings: Settings, *, max_bytes: int | None = None) -> Request:
-    """Return the request with a body that raises `BodyTooLarge` once too much has come, `RequestTimeout` where nothing does.
+def limit_body(request: Request, settings: Settings, lifecycle: Lifecycle, *, max_bytes: int | None = None) -> Request:
+    """Return the request with a body that raises `BodyTooLarge` once too much has come, `RequestTimeout` where nothing does,
+    and `Unavailable` once a drain's time is up: who sends a byte a second must not hold up the end.
 
     Args:
         request: The request.
         settings: What the body is held to.
+        lifecycle: Knows when a drain's time is up.
         max_bytes: Of the whole body, in place of what the settings say.
 
     Raises:
@@ -77,15 +80,18 @@ def limit_body(request: Request, settings: Settings, *, max_bytes: int | None = 
     if declared is not None and declared > max_bytes:
         raise _too_large(str(declared), max_bytes, setting)
     received = 0
-    started = asyncio.get_running_loop().time()
+    loop = asyncio.get_running_loop()
+    started = loop.time()
 
     async def receive() -> Message:
         nonlocal received
-        waited = asyncio.get_running_loop().time() - started
+        waited = loop.time() - started
         try:
-            async with asyncio.timeout(min(max_pause, max_pause + received / MIN_BYTES_PER_SECOND - waited)):
-                message = await request.receive()
+            async with asyncio.timeout(min(max_pause, max_pause + received / MIN_BYTES_PER_SECOND - waited)) as wait:
+                with lifecycle.interruptible(lambda: wait.reschedule(loop.time())):
+                    message = await request.receive()
         except TimeoutError:
+            lifecycle.check_time()
             raise RequestTimeout(
                 f"after {received} bytes the body paused for {max_pause:g} s (SONOTAG_RECEIVE_TIMEOUT_SECONDS), or it comes "
                 f"with less than {MIN_BYTES_PER_SECOND} bytes a second"
@@ -100,7 +106,7 @@ def limit_body(request: Request, settings: Settings, *, max_bytes: int | None = 
 
 @asynccontextmanager
 async def open_clips(
-    request: Request, settings: Settings, spool: Spool, *, max_files: int = MAX_FILES
+    request: Request, settings: Settings, spool: Spool, lifecycle: Lifecycle, *, max_files: int = MAX_FILES
 ) -> AsyncIterator[list[IO[bytes]]]:
     """Yield the clips of a request as seekable files at their start: its `file` parts, or its whole body.
 
@@ -108,15 +114,17 @@ async def open_clips(
         request: The request; its body is read here.
         settings: What the body is held to.
         spool: Gives it its room in memory and on disk.
+        lifecycle: Knows when a drain's time is up.
         max_files: How many parts it may have.
 
     Raises:
         BodyTooLarge: The body is larger.
         RequestTimeout: It comes too slowly.
+        Unavailable: It has not all come when a drain's time is up.
         InvalidParameter: A multipart body has no `file`, too many, or other fields.
         NoRoom: It is too long for memory and does not fit on disk.
     """
-    limited = limit_body(request, settings)
+    limited = limit_body(request, settings, lifecycle)
     declared = _declared_bytes(request)
     is_form = request.headers.get("content-type", "").split(";")[0].strip().lower() == "multipart/form-data"
     with spool.room(declared) as room:

@@ -128,7 +128,10 @@ def test_waits_are_interrupted_once_the_time_is_up_and_later_ones_at_once() -> N
     with lifecycle.interruptible(lambda: told.append("first")):
         lifecycle.begin_drain()
         assert told == []
+        lifecycle.check_time()
         assert lifecycle.cut_short() == 1
+        with pytest.raises(Draining):
+            lifecycle.check_time()
         with lifecycle.interruptible(lambda: told.append("late")):
             assert told == ["first", "late"]
     assert lifecycle.cut_short() == 0

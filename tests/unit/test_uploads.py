@@ -11,8 +11,10 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.types import Message
 
 from service.api.uploads import open_clips, until_disconnect
+from service.errors import Draining
 from service.keeper.client import LocalKeeper
 from service.keeper.keeper import Keeper
+from service.lifecycle import Lifecycle
 from service.settings import Settings
 from service.spool import LEAST_MEMORY_BYTES, MAX_IN_MEMORY, MEMORY_BYTES, Spool
 from tests.support.runners import WAIT_SECONDS
@@ -39,7 +41,7 @@ def form_of(*files: bytes) -> Request:
 
 async def test_the_clips_of_one_body_are_in_memory_no_further_than_one_would_be() -> None:
     sizes = [MEMORY_BYTES // 2, MEMORY_BYTES // 4, MEMORY_BYTES // 2, MEMORY_BYTES // 2]
-    async with open_clips(form_of(*map(bytes, sizes)), SETTINGS, SPOOL) as files:
+    async with open_clips(form_of(*map(bytes, sizes)), SETTINGS, SPOOL, Lifecycle()) as files:
         in_memory = [size for size, file in zip(sizes, files, strict=True) if file.name is None]
         assert 0 < sum(in_memory) <= MEMORY_BYTES
         assert [len(file.read()) for file in files] == sizes
@@ -52,18 +54,31 @@ async def test_while_there_are_many_bodies_others_are_on_disk() -> None:
             many.enter_context(SPOOL.room(None))
         for size, is_in_memory in ((LEAST_MEMORY_BYTES, True), (LEAST_MEMORY_BYTES + 1, False)):
             for request_ in (request_of(bytes(size)), form_of(bytes(size))):
-                async with open_clips(request_, SETTINGS, SPOOL) as [file]:
+                async with open_clips(request_, SETTINGS, SPOOL, Lifecycle()) as [file]:
                     assert (file.name is None) == is_in_memory
-    async with open_clips(request_of(bytes(MEMORY_BYTES)), SETTINGS, SPOOL) as [file]:
+    async with open_clips(request_of(bytes(MEMORY_BYTES)), SETTINGS, SPOOL, Lifecycle()) as [file]:
         assert file.name is None, "the many are gone"
 
 
 @pytest.mark.parametrize("request_", [request_of(b"clip"), form_of(b"clip")])
 async def test_what_fails_while_a_clip_is_used_is_not_said_to_be_the_bodys_fault(request_: Request) -> None:
     with pytest.raises(OSError, match="descriptors") as failure:
-        async with open_clips(request_, SETTINGS, SPOOL):
+        async with open_clips(request_, SETTINGS, SPOOL, Lifecycle()):
             raise OSError(errno.EMFILE, "no descriptors left for a decoder")
     assert failure.value.errno == errno.EMFILE
+
+
+@pytest.mark.parametrize("is_up_before", [True, False])
+async def test_a_body_that_has_not_all_come_is_refused_when_the_drains_time_is_up(is_up_before: bool) -> None:
+    lifecycle = Lifecycle()
+    lifecycle.mark_ready()
+    lifecycle.begin_drain()
+    if is_up_before:
+        lifecycle.cut_short()
+    else:
+        asyncio.get_running_loop().call_soon(lifecycle.cut_short)
+    with pytest.raises(Draining):
+        await open_clips(Client().request, SETTINGS, SPOOL, lifecycle).__aenter__()
 
 
 class Client:
