@@ -108,7 +108,10 @@ class Lifecycle:
 
     @contextmanager
     def interruptible(self, interrupt: Callable[[], None]) -> Iterator[None]:
-        """Have a wait interrupted for as long as the context is open, once the drain's time is up, or at once where it is."""
+        """Have a wait interrupted for as long as the context is open, once the drain's time is up, or at once where it is.
+
+        The callback must not block or raise.
+        """
         key = object()
         self._waits[key] = interrupt
         try:
@@ -117,16 +120,6 @@ class Lifecycle:
             yield
         finally:
             del self._waits[key]
-
-    def check_time(self) -> None:
-        """Refuse what was waited for when the drain's time was up.
-
-        Raises:
-            NotReady: See `check_ready`.
-            Draining: See `check_ready`.
-        """
-        if self._is_cut_short:
-            self.check_ready()
 
     def break_down(self, reason: str) -> None:
         """Something broke that only another process can mend: drain what can still be answered."""
@@ -157,6 +150,16 @@ class Lifecycle:
             raise NotReady("the service could not start; its log says why")
         if self._state == "starting":
             raise NotReady("the model is being loaded; try again in a moment")
+
+    def check_time(self) -> None:
+        """Refuse to wait any longer once the drain's time is up.
+
+        Raises:
+            NotReady: See `check_ready`.
+            Draining: See `check_ready`.
+        """
+        if self._is_cut_short:
+            self.check_ready()
 
     @contextmanager
     def admit(self, on_drain: Callable[[], None] | None = None) -> Iterator[None]:

@@ -74,7 +74,7 @@ class _ModelSeries(NamedTuple):
 
 
 class _AnswerSeries(NamedTuple):
-    """Those of one route and status."""
+    """Requests of one route and status; the duration is that of the route, whatever the status."""
 
     requests: Counter
     duration: Histogram
@@ -338,7 +338,7 @@ class Metrics:
         if series is None:
             known = self._bounded_route(route)
             series = _AnswerSeries(self._requests.labels(known, _status_label(status)), self._request_duration.labels(known))
-            if known == route:  # others are without number
+            if known == route:  # of others there may be any number
                 self._answers[route, status] = series
         series.requests.inc()
         series.duration.observe(seconds)

@@ -78,7 +78,7 @@ def check_origin(asked: Asked, allowed: Sequence[str]) -> None:
     raise ForbiddenOrigin(f"pages of the origin {asked.origin[:_MAX_SHOWN]!r} may not use this service (SONOTAG_CORS_ORIGINS)")
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=16)  # the service has a few names; clients may make up as many as they like, and long ones
 def is_loopback(name: str) -> bool:
     """Return whether a host name or address always means the machine it is used on."""
     name = name.lower().rstrip(".")

@@ -39,7 +39,7 @@ REFUSALS = error_responses(
         503: "Not ready, draining or overloaded; Retry-After says when to try again",
     }
 )
-"""What the door answers with, and what the whole service does, for the OpenAPI description of what is not public."""
+"""What the door answers with, and what the whole service does, for the OpenAPI description of what may want a key."""
 
 
 def asked_of(scope: Scope, headers: Mapping[str, str]) -> Asked:

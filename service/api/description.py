@@ -13,6 +13,9 @@ from fastapi import FastAPI
 from service.access.guard import Guard
 
 _SCHEME: Final = "HTTPBearer"
+_SCHEMES: Final = {
+    _SCHEME: {"type": "http", "scheme": "bearer", "description": "An API key or a token, where the service has keys."}
+}
 
 
 class DescribedAPI(FastAPI):
@@ -20,7 +23,7 @@ class DescribedAPI(FastAPI):
 
     Args:
         guard: Knows what is answered without a key.
-        options: FastAPI's.
+        options: FastAPI's, of many types.
     """
 
     def __init__(self, guard: Guard, **options: Any) -> None:
@@ -28,18 +31,13 @@ class DescribedAPI(FastAPI):
         self._guard = guard
 
     def openapi(self) -> dict[str, Any]:
-        """Return the description; see FastAPI, which keeps it."""
-        if self.openapi_schema is None:
-            described = super().openapi()
-            described["components"]["securitySchemes"] = {
-                _SCHEME: {
-                    "type": "http",
-                    "scheme": "bearer",
-                    "description": "An API key or a token, where the service has keys.",
-                }
-            }
+        """Return the description; see FastAPI, which keeps it until there are other routes."""
+        described = super().openapi()
+        components = described.setdefault("components", {})
+        if "securitySchemes" not in components:
+            components["securitySchemes"] = _SCHEMES
             for path, operations in described["paths"].items():
                 if not self._guard.is_public(path):
                     for operation in operations.values():
                         operation["security"] = [{_SCHEME: []}]
-        return super().openapi()
+        return described

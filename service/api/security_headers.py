@@ -6,16 +6,15 @@ from typing import Final
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-HEADERS: Final = {
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-    "Cross-Origin-Opener-Policy": "same-origin",
-    "Cross-Origin-Resource-Policy": "same-origin",
-    "Permissions-Policy": "microphone=(self), camera=(), geolocation=()",
+HEADERS: Final = [
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"cross-origin-opener-policy", b"same-origin"),
+    (b"cross-origin-resource-policy", b"same-origin"),
+    (b"permissions-policy", b"microphone=(self), camera=(), geolocation=()"),
     # An answer that is no page needs nothing; pages bring a policy of their own.
-    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
-}
-_ENCODED: Final = [(name.lower().encode("ascii"), value.encode("ascii")) for name, value in HEADERS.items()]
+    (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
+]
 
 
 class SecurityHeaders:
@@ -38,7 +37,7 @@ class SecurityHeaders:
             if message["type"] == "http.response.start":
                 given = [*message.get("headers", ())]
                 names = {name for name, _ in given}
-                message["headers"] = given + [pair for pair in _ENCODED if pair[0] not in names]
+                message["headers"] = given + [pair for pair in HEADERS if pair[0] not in names]
             await send(message)
 
         await self._app(scope, receive, send_with_headers)

@@ -57,8 +57,10 @@ def _declared_bytes(request: Request) -> int | None:
 
 
 def limit_body(request: Request, settings: Settings, lifecycle: Lifecycle, *, max_bytes: int | None = None) -> Request:
-    """Return the request with a body that raises `BodyTooLarge` once too much has come, `RequestTimeout` where nothing does,
-    and `Unavailable` once a drain's time is up: who sends a byte a second must not hold up the end.
+    """Return the request with a body that is held to limits of size and time.
+
+    Reading it raises `BodyTooLarge` once too much has come, `RequestTimeout` where too little does, and `Unavailable` once a
+    drain's time is up: who sends a byte a second must not hold up the end.
 
     Args:
         request: The request.
@@ -88,7 +90,12 @@ def limit_body(request: Request, settings: Settings, lifecycle: Lifecycle, *, ma
         waited = loop.time() - started
         try:
             async with asyncio.timeout(min(max_pause, max_pause + received / MIN_BYTES_PER_SECOND - waited)) as wait:
-                with lifecycle.interruptible(lambda: wait.reschedule(loop.time())):
+
+                def end_wait() -> None:
+                    if not wait.expired():  # else it ends already, and must not be told to
+                        wait.reschedule(loop.time())
+
+                with lifecycle.interruptible(end_wait):
                     message = await request.receive()
         except TimeoutError:
             lifecycle.check_time()

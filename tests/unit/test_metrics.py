@@ -138,13 +138,24 @@ def test_no_caller_can_make_new_label_values() -> None:
     assert value(metrics, "sonotag_requests_total", route="/", status="other") == 1
 
 
+def test_answers_of_a_route_add_up_by_status_and_their_time_over_all() -> None:
+    metrics = Metrics()
+    for status in (200, 200, 404, 200):
+        metrics.request_finished("/v1/classify", status, 0.25)
+    assert value(metrics, "sonotag_requests_total", route="/v1/classify", status="200") == 3
+    assert value(metrics, "sonotag_requests_total", route="/v1/classify", status="404") == 1
+    assert value(metrics, "sonotag_request_duration_seconds_count", route="/v1/classify") == 4
+    assert value(metrics, "sonotag_request_duration_seconds_sum", route="/v1/classify") == 1
+
+
 def test_routes_are_bounded_even_when_paths_are_passed_by_mistake() -> None:
     metrics = Metrics()
-    for index in range(MAX_ROUTES + 50):
+    for index in (*range(MAX_ROUTES + 50), MAX_ROUTES + 49, 0):
         metrics.request_finished(f"/v1/models/{index}", 404, 0.001)
     routes = {dict(labels)["route"] for name, labels in samples(metrics) if name == "sonotag_requests_total"}
     assert len(routes) == MAX_ROUTES + 1
-    assert value(metrics, "sonotag_requests_total", route="other", status="404") == 50
+    assert value(metrics, "sonotag_requests_total", route="other", status="404") == 51
+    assert value(metrics, "sonotag_requests_total", route="/v1/models/0", status="404") == 2
 
 
 def test_a_page_is_text_that_prometheus_parses_and_has_no_creation_times() -> None:

@@ -81,8 +81,30 @@ async def test_a_body_that_has_not_all_come_is_refused_when_the_drains_time_is_u
         await open_clips(Client().request, SETTINGS, SPOOL, lifecycle).__aenter__()
 
 
+async def test_a_drain_whose_time_is_up_just_as_a_bodys_is_goes_on() -> None:
+    lifecycle = Lifecycle()
+    lifecycle.mark_ready()
+    lifecycle.begin_drain()
+    loop = asyncio.get_running_loop()
+    told: list[int] = []
+
+    async def receive() -> Message:
+        due = loop.time() + 0.002
+        loop.call_at(due, lambda: told.append(lifecycle.cut_short()))
+        while loop.time() < due:  # an event loop that is late finds both due at once, the pause's first
+            pass
+        await asyncio.Event().wait()
+        raise AssertionError("nothing comes")
+
+    settings = SETTINGS.model_copy(update={"receive_timeout_seconds": 0.001})
+    request = Request({"type": "http", "method": "POST", "headers": []}, receive)
+    with pytest.raises(Draining):
+        await open_clips(request, settings, SPOOL, lifecycle).__aenter__()
+    assert told == [1]
+
+
 class Client:
-    """One whose body has come, and who leaves when told to."""
+    """One who sends nothing more, and leaves when told to."""
 
     def __init__(self) -> None:
         self._has_left = asyncio.Event()
