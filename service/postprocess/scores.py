@@ -55,11 +55,12 @@ class TagSelector:
         """Return the tags of one `[labels]` array, best first; equal scores in the order of their ids."""
         selected = self.selected
         ids = np.arange(len(scores)) if selected is None else np.array(sorted(selected), dtype=np.intp)
-        order = ids[np.argsort(-scores[ids], kind="stable")][: self.top_k]
+        best = ids[np.argsort(-scores[ids], kind="stable")][: self.top_k]
+        threshold = float(np.float32(self.threshold))  # scores are float32: one that is as large as can be said is not below it
         return tuple(
-            Tag(int(index), self.labels[int(index)], round(float(scores[index]), SCORE_DIGITS))
-            for index in order
-            if scores[index] >= np.float32(self.threshold)
+            Tag(index, self.labels[index], round(score, SCORE_DIGITS))
+            for index, score in zip(best.tolist(), scores[best].tolist(), strict=True)
+            if score >= threshold
         )
 
 
