@@ -12,7 +12,7 @@ from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 
 from service.access.guard import Guard
-from service.api import asyncapi, health, page, reload, rest, tokens, websocket
+from service.api import asyncapi, catalogue, health, page, reload, rest, tokens, websocket
 from service.api.admission import Admission
 from service.api.description import DescribedAPI
 from service.api.error_handlers import add_error_handlers
@@ -135,7 +135,7 @@ def create_app(
     app.state.lifecycle = lifecycle
     app.state.metrics = metrics
     add_error_handlers(app)
-    for module in (rest, reload, tokens, websocket, asyncapi, health):
+    for module in (rest, catalogue, reload, tokens, websocket, asyncapi, health):
         app.include_router(module.router)
     page.add_page(app)
     app.add_middleware(Admission, services=services)
