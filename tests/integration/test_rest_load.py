@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import signal
 import socket
-import time
-from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
@@ -17,19 +15,12 @@ import pytest
 from tests.support.app_server import AppServer, serving
 from tests.support.process import running
 from tests.support.raw_requests import knock, send
-from tests.support.rest import DOG, MUSIC, SPEECH, expect_error, expect_error_body, heard, lines, measure, wav
-from tests.support.runners import LEVEL_STEP, WAIT_SECONDS, FakeRunner
+from tests.support.rest import DOG, MUSIC, SPEECH, expect_error, expect_error_body, heard, lines, measure, until, wav
+from tests.support.runners import LEVEL_STEP, FakeRunner
 
 ONE = wav(heard((SPEECH, 1.0)))
 TEN = wav(heard((SPEECH, 5.0), (MUSIC, 5.0)))
 LONG = wav(heard((DOG, 45.0)))
-
-
-def until(holds: Callable[[], bool]) -> None:
-    """Ask again and again until something holds that must hold soon."""
-    end = time.monotonic() + WAIT_SECONDS
-    while not holds():
-        assert time.monotonic() < end, "it never came"
 
 
 def post(server: AppServer, clip: bytes, path: str = "/v1/classify") -> httpx.Response:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, suppress
 from pathlib import Path
 
@@ -17,8 +16,7 @@ from service import exit_codes
 from tests.support.app_server import AppServer, serving
 from tests.support.process import running
 from tests.support.raw_requests import knock, receive, send
-from tests.support.rest import SPEECH, expect_error, expect_error_body, heard, wav
-from tests.support.runners import WAIT_SECONDS
+from tests.support.rest import SPEECH, expect_error, expect_error_body, heard, until, wav
 
 MEBIBYTE = 1024**2
 LIMIT = 8 * MEBIBYTE
@@ -38,12 +36,6 @@ def is_refused(url: str, path: str = "/v1/classify") -> bool:
     answer = knock(url, path, 4 * MEBIBYTE)
     assert answer.status in (100, 503), answer
     return answer.status == 503
-
-
-def until(holds: Callable[[], bool]) -> None:
-    end = time.monotonic() + WAIT_SECONDS
-    while not holds():
-        assert time.monotonic() < end, "it never came"
 
 
 @pytest.mark.parametrize("path", PATHS)

@@ -1,10 +1,11 @@
-"""Clips whose scores a test knows, and the shape of every error."""
+"""Clips whose scores a test knows, the shape of every error, and waiting for what a request brings about."""
 
 from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 
 import httpx
 import numpy as np
@@ -12,7 +13,7 @@ import soundfile
 from prometheus_client.parser import text_string_to_metric_families
 
 from service.inference.runner import Int16Array
-from tests.support.runners import level
+from tests.support.runners import WAIT_SECONDS, level
 
 RATE = 16_000
 SILENCE, SPEECH, MUSIC, DOG = range(4)
@@ -77,3 +78,10 @@ def measure(url: str) -> dict[str, float]:
             labels = ",".join(f'{name}="{value}"' for name, value in sorted(sample.labels.items()))
             values[f"{sample.name}{{{labels}}}"] = sample.value
     return values
+
+
+def until(holds: Callable[[], bool]) -> None:
+    """Ask again and again until something holds that must hold soon."""
+    end = time.monotonic() + WAIT_SECONDS
+    while not holds():
+        assert time.monotonic() < end, "it never came"
