@@ -2,9 +2,10 @@
 
 The service is idle when what is compared is measured: after the first five minutes (a third of a shorter soak), in which caches
 and the allocator fill, and which end with more clips at once than are taken, so that every pool has all its threads; and at the
-end. Each time the models were loaded anew a moment ago: what the allocator keeps depends on how long ago that was. It fails if
-memory grew by 2 % or more, if there are more descriptors or threads, if something was lost (see `tests.load.account`), if a
-kind of deed was never answered, or if the log has a warning.
+end. Each is the median of five looks, each after the models were loaded anew: what the allocator keeps depends on how long ago
+that was, and swings from one time to the next by as much as may be added. It fails if memory grew by 2 % or more, if there are
+more descriptors or threads, if something was lost (see `tests.load.account`), if a kind of deed was never answered, or if the
+log has a warning.
 """
 
 from __future__ import annotations
@@ -16,8 +17,9 @@ import re
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
+from statistics import median_low
 
 import httpx
 
@@ -34,6 +36,7 @@ WARM_SECONDS = 300.0
 RESUME_SECONDS = 5.0
 QUIET_SECONDS = max(RESUME_SECONDS + 3, 2 * TRIM_SECONDS + 1)
 """Until streams whose clients did not come back are forgotten, what ends behind them has ended, and idle decoders are gone."""
+NUM_LOOKS = 5
 NUM_AT_ONCE = 64
 """Clips that fill the pools: more than are decoded and wait together."""
 NUM_BURSTS = 5
@@ -104,6 +107,16 @@ async def measure_idle(process: ServiceProcess) -> Usage:
     return usage(process.pid)
 
 
+async def measure_often(process: ServiceProcess, clients: Clients, account: Account) -> Usage:
+    """Return the median of several measurements, each behind models that were loaded anew."""
+    looks: list[Usage] = []
+    for _ in range(NUM_LOOKS):
+        await account.enter(RELOAD, clients.reload)
+        looks.append(await measure_idle(process))
+        print(looks[-1], flush=True)
+    return Usage(*(median_low(numbers) for numbers in zip(*map(astuple, looks), strict=True)))
+
+
 async def soak(process: ServiceProcess, clients: Clients, minutes: float) -> SoakResult:
     """Let clients come and go, twice, with a pause and a measurement after each."""
     account = Account()
@@ -115,8 +128,7 @@ async def soak(process: ServiceProcess, clients: Clients, minutes: float) -> Soa
         await asyncio.gather(*(clients.work(account, lambda end=end: time.monotonic() >= end) for _ in range(NUM_CLIENTS)))
         for _ in range(num_bursts):
             await asyncio.gather(*(account.enter("good clip", clients.good_clip) for _ in range(NUM_AT_ONCE)))
-        await account.enter(RELOAD, clients.reload)
-        measured.append(await measure_idle(process))
+        measured.append(await measure_often(process, clients, account))
         print(f"after {seconds:.0f} s: {measured[-1]}", *account.lines(), sep="\n", flush=True)
     warnings = [line.strip() for line in process.errors if re.search(r"WARNING|ERROR|CRITICAL|Traceback", line)]
     return SoakResult(minutes, *measured, account, [*clients.deeds], warnings)
