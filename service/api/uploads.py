@@ -90,12 +90,7 @@ def limit_body(request: Request, settings: Settings, lifecycle: Lifecycle, *, ma
         waited = loop.time() - started
         try:
             async with asyncio.timeout(min(max_pause, max_pause + received / MIN_BYTES_PER_SECOND - waited)) as wait:
-
-                def end_wait() -> None:
-                    if not wait.expired():  # else it ends already, and must not be told to
-                        wait.reschedule(loop.time())
-
-                with lifecycle.interruptible(end_wait):
+                with lifecycle.interruptible(lambda: _run_out(wait)):
                     message = await request.receive()
         except TimeoutError:
             lifecycle.check_time()
@@ -215,17 +210,16 @@ async def until_disconnect(request: Request, work: Awaitable[T]) -> T:
     Raises:
         ClientDisconnect: The client left, whatever the work made of it.
     """
-    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    task = asyncio.current_task()
     assert task is not None
     stay = asyncio.timeout(None)
     num_cancelled = task.cancelling()
 
     def leave(_: asyncio.Task[None]) -> None:
         if task.cancelling() == num_cancelled:  # else it ends already, and must not be disturbed at that
-            with suppress(RuntimeError):  # it has ended
-                stay.reschedule(loop.time())
+            _run_out(stay)
 
-    watch = loop.create_task(_disconnected(request))
+    watch = asyncio.create_task(_disconnected(request))
     watch.add_done_callback(leave)
     try:
         async with stay:
@@ -239,6 +233,12 @@ async def until_disconnect(request: Request, work: Awaitable[T]) -> T:
     if stay.expired():
         raise ClientDisconnect
     return result
+
+
+def _run_out(limit: asyncio.Timeout) -> None:
+    """Have a time limit run out now, if it has not and what it is for still goes on."""
+    with suppress(RuntimeError):
+        limit.reschedule(asyncio.get_running_loop().time())
 
 
 async def _disconnected(request: Request) -> None:

@@ -662,13 +662,6 @@ def test_the_description_says_what_is_asked(fake_server: AppServer) -> None:
         assert is_public or {"401", "403", "429", "503"} <= operation["responses"].keys(), path
 
 
-def test_the_description_asks_for_no_key_where_the_settings_do_not() -> None:
-    with serving(metrics="open") as server:
-        paths = httpx.get(server.url + "/openapi.json").json()["paths"]
-    assert "security" not in paths["/metrics"]["get"]
-    assert "security" in paths["/v1/models"]["get"]
-
-
 def test_every_call_that_needs_a_key_answers_who_may_not_with_what_its_description_says(tmp_path: Path) -> None:
     path = tmp_path / "keys.json"
     key = bearer(add_key(path, "once", "classify", limits=Limits(requests_per_minute=1)))

@@ -23,3 +23,9 @@ def test_calls_that_want_a_key_say_so_also_after_another_route_has_come() -> Non
         assert not {"/health/live", "/asyncapi.json"} & wanted
         app.add_api_route(f"/v1/others/{turn}", lambda: None)
     assert "security" in app.openapi()["paths"]["/v1/others/1"]["get"]
+
+
+def test_no_key_is_asked_for_where_the_settings_do_not() -> None:
+    paths = create_app(Settings(_env_file=None, metrics="open"), runner=FakeRunner()).openapi()["paths"]
+    assert "security" not in paths["/metrics"]["get"]
+    assert "security" in paths["/v1/models"]["get"]
